@@ -1,0 +1,1 @@
+"""Holdfast keeps an organisation's mail running when a machine dies. See docs/ for the concepts."""
