@@ -1,8 +1,9 @@
 """Protected trees: which directories, and what the log knows of them.
 
 ``spec``    a tree's name, root, and what is left out
+``stat``    what the filesystem tells of one thing: kind, owner, times, handle, xattrs
 ``index``   the tree index: for every protected path what the log says stands there, kept in SQLite
-``replay``  what a change means for the index (for a reader of the log, and for a writer that reads its own records again)
+``replay``  what a change means for the index: for a reader of the log, and for a writer that reads its own records
 
 The tree index is the same on both sides. The primary's watcher compares the filesystem with it and logs the difference;
 a standby's applier keeps it as it applies. So a standby that is promoted has at once what a watcher needs: no scan

@@ -6,7 +6,7 @@ A tree's root is a directory node named by the tree in the super-root 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -82,7 +82,7 @@ class IndexReader:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._execute = connection.cursor().execute
+        self._execute: Callable[..., Any] = connection.cursor().execute
         self._parents: dict[int, tuple[int, bytes]] = {}
         self._directories: dict[tuple[str, bytes], int] = {}
 
@@ -148,7 +148,7 @@ class IndexReader:
 
     def names(self, node_id: int) -> list[tuple[int, bytes]]:
         """All (directory, name) of a node."""
-        return self._execute("SELECT parent, name FROM entry WHERE node = ?", (node_id,)).fetchall()  # type: ignore[no-any-return]
+        return list(self._execute("SELECT parent, name FROM entry WHERE node = ?", (node_id,)))
 
     def roots(self) -> dict[TreeName, int]:
         rows = self._execute("SELECT name, node FROM entry WHERE parent = ?", (SUPER_ROOT,))
@@ -229,10 +229,10 @@ class IndexReader:
 class Index(IndexReader):
     """The index, writable: one per agent. Every change is in the open transaction until :meth:`commit`."""
 
-    def __init__(self, connection: apsw.Connection, path: Path) -> None:
+    def __init__(self, connection: apsw.Connection, file: Path) -> None:
         super().__init__(connection)
-        self.path = path
-        self._totals = list(self.totals())
+        self.file = file
+        self._totals = list(super().totals())
         self._execute("BEGIN IMMEDIATE")
 
     @classmethod
@@ -241,7 +241,7 @@ class Index(IndexReader):
         try:
             connection = apsw.Connection(str(path))
             connection.set_busy_timeout(10_000)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            version = connection.pragma("user_version")
             if version not in (0, SCHEMA_VERSION):
                 raise IndexUnusable(
                     f"the tree index {path} has version {version}, this program knows {SCHEMA_VERSION}",
@@ -262,7 +262,7 @@ class Index(IndexReader):
 
     def reader(self) -> IndexReader:
         """The last committed state, which stays as it is for as long as the reader lives; usable in another thread."""
-        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
+        connection = apsw.Connection(str(self.file), flags=apsw.SQLITE_OPEN_READONLY)
         connection.set_busy_timeout(10_000)
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM state").fetchone()
@@ -282,14 +282,14 @@ class Index(IndexReader):
                 self._execute("INSERT OR REPLACE INTO state VALUES(?, ?)", pair)
             self._execute("COMMIT")
         except (apsw.FullError, apsw.IOError) as error:
-            raise _no_space(self.path) from error
+            raise _no_space(self.file) from error
         self._execute("BEGIN IMMEDIATE")
 
     def rollback(self) -> None:
         """Back to the last commit."""
         self._execute("ROLLBACK")
         self.forget_paths()
-        self._totals = list(self.totals())
+        self._totals = list(super().totals())
         self._execute("BEGIN IMMEDIATE")
 
     def clear(self) -> None:
@@ -311,10 +311,10 @@ class Index(IndexReader):
 
     def totals(self) -> Totals:
         """As of now, uncommitted changes included."""
-        return Totals(*self._totals) if hasattr(self, "_totals") else super().totals()
+        return Totals(*self._totals)
 
     def add(self, node: Node) -> int:
-        """Insert *node* (its id is ignored) and return the new id. Another node's handle is taken away: it is reused."""
+        """Insert *node* (its id is ignored); the new id. A node that had its handle loses it: the kernel reused it."""
         if node.handle is not None:
             self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (node.handle,))
         self._execute(f"INSERT INTO node({_COLUMNS}) VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", node[1:])

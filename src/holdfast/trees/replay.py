@@ -1,0 +1,156 @@
+"""What a change means for the tree index.
+
+Two users: an applier, after it made the change in the filesystem (it hands over what it then observed), and a watcher
+that starts again and reads its own records since its last commit (it observed nothing: handles stay unknown until the
+scan that follows).
+
+A change that does not fit the index (its parent is missing, the name to rename is not there) raises ReplayGap: the
+index and the log have parted, which only a scan can mend.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from holdfast.changes.change import Change, Link, Meta, Mkdir, Patch, Put, Remove, Rename, Rmdir, SetMeta, Symlink
+from holdfast.changes.digest import DIGEST_BYTES
+from holdfast.errors import HoldfastError
+from holdfast.trees.index import SUPER_ROOT, Index, Node, NodeKind
+from holdfast.trees.stat import Observed, Owners, pack_xattrs
+
+
+class ReplayGap(HoldfastError):
+    """A change does not fit what the index says stands there."""
+
+    def __init__(self, change: Change, what: str) -> None:
+        super().__init__(
+            f"a change of {change.path!r} in tree {change.tree!r} does not fit the tree index: {what}",
+            hint="The index and the log have parted; a scan mends it.",
+        )
+
+
+class Sighting(NamedTuple):
+    """What an applier saw after making a change."""
+
+    seen: Observed
+    handle: bytes | None
+
+
+class Replay:
+    """Brings changes into *index*."""
+
+    def __init__(self, index: Index, owners: Owners) -> None:
+        self._index = index
+        self._owners = owners
+        self._staged: dict[tuple[str, bytes], Put] = {}
+
+    def apply(self, change: Change, sighting: Sighting | None = None) -> None:
+        """One change, in the order of the log. Raises ReplayGap."""
+        match change:
+            case Put() if change.more:
+                self._staged[change.tree, change.path] = change
+            case Put():
+                self._new(change, NodeKind.FILE, change.meta, change.size, change.digests, sighting)
+            case Patch() if (change.tree, change.path) in self._staged:
+                if not change.more:
+                    del self._staged[change.tree, change.path]
+                    self._new(change, NodeKind.FILE, change.meta, change.size, change.digests, sighting)
+            case Patch():
+                self._patch(change, sighting)
+            case Mkdir():
+                self._new(change, NodeKind.DIRECTORY, change.meta, 0, b"", sighting)
+            case Symlink():
+                self._new(change, NodeKind.SYMLINK, change.meta, 0, change.target, sighting)
+            case SetMeta():
+                node = self._there(change, change.path)
+                self._index.update(node, self._described(node, change.meta, sighting))
+            case Rename():
+                self._rename(change, sighting)
+            case Link():
+                node = self._there(change, change.path)
+                parent, name = self._free(change, change.to)
+                self._index.bind(parent, name, node.id)
+                self._resight(node, sighting)
+            case Remove() | Rmdir():
+                node = self._there(change, change.path)
+                if node.kind == NodeKind.DIRECTORY and self._index.has_children(node.id):
+                    raise ReplayGap(change, "the directory is not empty")
+                self._take_away(change, change.path, node)
+
+    def _place(self, change: Change, path: bytes) -> tuple[int, bytes]:
+        """Directory and name of *path*."""
+        above, _, name = path.rpartition(b"/")
+        parent = self._index.directory(change.tree, above) if path else SUPER_ROOT
+        if parent is None:
+            raise ReplayGap(change, f"there is no directory {above!r}")
+        return (parent, name) if path else (SUPER_ROOT, change.tree.encode())
+
+    def _there(self, change: Change, path: bytes) -> Node:
+        node = self._index.child(*self._place(change, path))
+        if node is None:
+            raise ReplayGap(change, f"nothing stands at {path!r}")
+        return node
+
+    def _take_away(self, change: Change, path: bytes, node: Node) -> None:
+        self._index.unbind(*self._place(change, path))
+        self._index.drop_if_nameless(node)
+
+    def _free(self, change: Change, path: bytes) -> tuple[int, bytes]:
+        """The place *path*, free: what file stood there has lost this name."""
+        place = self._place(change, path)
+        standing = self._index.child(*place)
+        if standing is not None:
+            if standing.kind == NodeKind.DIRECTORY:
+                raise ReplayGap(change, f"a directory stands at {path!r}")
+            self._take_away(change, path, standing)
+        return place
+
+    def _described(self, node: Node, meta: Meta, sighting: Sighting | None) -> Node:
+        """*node* with the metadata of *meta*, and what was sighted."""
+        described = node._replace(
+            mode=meta.mode,
+            uid=self._owners.uid(meta.owner),
+            gid=self._owners.gid(meta.group),
+            mtime_ns=meta.mtime_ns,
+            ctime_ns=0,
+            xattrs=pack_xattrs(meta.xattrs),
+        )
+        return _sighted(described, sighting)
+
+    def _resight(self, node: Node, sighting: Sighting | None) -> None:
+        self._index.update(node, _sighted(node._replace(ctime_ns=0), sighting))
+
+    def _new(
+        self, change: Change, kind: NodeKind, meta: Meta, size: int, content: bytes, sighting: Sighting | None
+    ) -> None:
+        parent, name = self._free(change, change.path)
+        blank = Node(0, kind, None, 0, 0, 0, 0, size, 0, 0, content, b"")
+        self._index.bind(parent, name, self._index.add(self._described(blank, meta, sighting)))
+
+    def _patch(self, change: Patch, sighting: Sighting | None) -> None:
+        node = self._there(change, change.path)
+        if node.kind != NodeKind.FILE:
+            raise ReplayGap(change, "a patch for what is no file")
+        content = node.content
+        if change.digests or not change.more:
+            content = node.content[: change.first_block * DIGEST_BYTES] + change.digests
+        patched = node._replace(size=change.size, content=content)
+        self._index.update(node, self._described(patched, change.meta, sighting))
+
+    def _rename(self, change: Rename, sighting: Sighting | None) -> None:
+        node = self._there(change, change.path)
+        parent, name = self._place(change, change.path)
+        standing = self._index.child(*self._place(change, change.to))
+        if standing is not None and standing.id == node.id:  # two names of one file: rename(2) does nothing
+            return
+        to_parent, to_name = self._free(change, change.to)
+        self._index.move(parent, name, to_parent, to_name, directory=node.kind == NodeKind.DIRECTORY)
+        self._resight(node, sighting)
+
+
+def _sighted(node: Node, sighting: Sighting | None) -> Node:
+    if sighting is None:
+        return node
+    seen = sighting.seen
+    handle = sighting.handle if sighting.handle is not None else node.handle
+    return node._replace(handle=handle, ino=seen.ino, ctime_ns=seen.ctime_ns)
