@@ -14,6 +14,10 @@ from holdfast.changes.names import TreeName, checked_name
 from holdfast.errors import ConfigurationError
 
 
+RESERVED_NAME: Final = b".holdfast"
+"""A directory of ours at the root of each tree (cookies, staging); a thing of this name is never protected."""
+
+
 class TreeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """One protected directory.
 
@@ -127,11 +131,13 @@ class Tree:
 
     def excluded_name(self, name: bytes, *, directory: bool) -> bool:
         """Whether a thing of this *name* is left out wherever it stands."""
-        return self._exclude.matches_name(name, directory=directory)
+        return name == RESERVED_NAME or self._exclude.matches_name(name, directory=directory)
 
     def excluded(self, path: bytes, *, directory: bool) -> bool:
         """Whether the thing at *path* itself is left out; things below an excluded directory are the caller's care."""
         if self._exclude.matches(path, directory=directory) or path in self._overrides:
+            return True
+        if path.rpartition(b"/")[2] == RESERVED_NAME:
             return True
         return bool(self._includes) and not self._included(path, directory=directory)
 
