@@ -13,7 +13,6 @@ from msgspec import Struct
 from holdfast.changes.names import TreeName, checked_name
 from holdfast.errors import ConfigurationError
 
-
 RESERVED_NAME: Final = b".holdfast"
 """A directory of ours at the root of each tree (cookies, staging); a thing of this name is never protected."""
 
