@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs, as root on Debian 12.
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log lab docs chaos clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
+
+setup:  ## system packages and the virtual environment
+	@tools/setup
+
+demo: setup  ## a mail site in a lab: main dies, backup carries on; report in build/demo/
+	@$(PYTHON) -m holdfast.drill.demo
+
+check: setup  ## style, types, layering, generated docs
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@$(PYTHON) tools/generate_docs.py --check
+
+test: setup check  ## all checks and tests, the real mail software included
+	@$(PYTEST)
+
+bench: bench-scan bench-log bench-delivery  ## every speed claim, beside a peer, in one run each
+
+bench-delivery: setup  ## deliveries: bare Dovecot, Dovecot's replicator, Holdfast
+	@$(PYTHON) bench/delivery.py
+
+bench-scan: setup  ## a scan beside rsync
+	@$(PYTHON) bench/scan.py
+
+bench-log: setup  ## appends to the log
+	@$(PYTHON) bench/log.py
+
+lab: setup  ## a lab to look around in; `.venv/bin/holdfast lab --help`
+	@.venv/bin/holdfast lab up
+
+docs: setup  ## write the generated pages anew
+	@$(PYTHON) tools/generate_docs.py
+
+chaos: setup  ## long runs: a million fuzzed frames, many seeds
+	@HOLDFAST_FUZZ_INPUTS=1000000 $(PYTHON) -m tests.changes.fuzz_frame
+
+clean:  ## remove the virtual environment and everything built
+	@rm -rf .venv build
