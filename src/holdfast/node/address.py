@@ -1,0 +1,152 @@
+"""The service addresses: taken, announced, given back.
+
+Taking means: the kernel has the address on the interface, and every neighbour has been told so: by gratuitous ARP
+(RFC 5227 section 3; sent as request and as reply, because switches and hosts differ in which they heed) and by
+unsolicited neighbour advertisement with the override flag (RFC 4861 section 7.2.6). IPv6 addresses are added with
+``nodad``: duplicate address detection would wait a second, and the log has already decided who owns the address.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from holdfast.errors import EnvironmentUnfit, HoldfastError
+
+IFA_F_NODAD: Final = 0x02
+ETH_P_ARP: Final = 0x0806
+ETH_P_IPV6: Final = 0x86DD
+ALL_NODES: Final = ipaddress.IPv6Address("ff02::1")
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+class AddressFailed(HoldfastError):
+    """The address could not be taken or given back."""
+
+
+class Addresses:
+    """The service addresses of this machine's interface."""
+
+    def __init__(self, interface: str, addresses: Sequence[str]) -> None:
+        self.interface = interface
+        self.addresses: tuple[Interface, ...] = tuple(ipaddress.ip_interface(address) for address in addresses)
+
+    def held(self) -> tuple[Interface, ...]:
+        """Which of them this machine has."""
+        from pyroute2 import IPRoute
+
+        with IPRoute() as route:
+            index = self._index(route)
+            if index is None:
+                return ()
+            have = {
+                ipaddress.ip_address(dict(message["attrs"]).get("IFA_ADDRESS"))
+                for message in route.get_addr(index=index)
+            }
+        return tuple(address for address in self.addresses if address.ip in have)
+
+    def take(self) -> None:
+        """Add what is missing and announce all. Raises AddressFailed, EnvironmentUnfit."""
+        if not self.addresses:
+            return
+        from pyroute2 import IPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        with IPRoute() as route:
+            index = self._index(route)
+            if index is None:
+                raise AddressFailed(
+                    f"there is no interface {self.interface!r}", hint="Correct service.interface in holdfast.toml."
+                )
+            for address in self.addresses:
+                try:
+                    flags = {"flags": IFA_F_NODAD} if address.version == 6 else {}
+                    route.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags)
+                except NetlinkError as error:
+                    if error.code == errno.EEXIST:
+                        continue
+                    raise self._failed("taken", address, error.code) from error
+        self.announce()
+
+    def release(self) -> None:
+        """Take away what is there. Raises AddressFailed, EnvironmentUnfit."""
+        if not self.addresses:
+            return
+        from pyroute2 import IPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        with IPRoute() as route:
+            index = self._index(route)
+            if index is None:
+                return
+            for address in self.addresses:
+                try:
+                    route.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+                except NetlinkError as error:
+                    if error.code != errno.EADDRNOTAVAIL:
+                        raise self._failed("given back", address, error.code) from error
+
+    def announce(self) -> None:
+        """Tell the neighbours who has the addresses. Raises EnvironmentUnfit without CAP_NET_RAW."""
+        try:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as wire:
+                wire.bind((self.interface, 0))
+                hardware = wire.getsockname()[4]
+                if len(hardware) != 6:
+                    return  # no Ethernet: nobody keeps a neighbour table for us
+                for address in self.addresses:
+                    for frame in announcements(address.ip, hardware):
+                        wire.send(frame)
+        except PermissionError as error:
+            raise EnvironmentUnfit(
+                "this process may not send gratuitous ARP", hint="Run the agent as root, or give it CAP_NET_RAW."
+            ) from error
+        except OSError as error:
+            raise AddressFailed(
+                f"the addresses could not be announced on {self.interface}: {error}", hint="Is the interface up?"
+            ) from error
+
+    def _index(self, route: object) -> int | None:
+        found: list[int] = route.link_lookup(ifname=self.interface)  # type: ignore[attr-defined]
+        return found[0] if found else None
+
+    def _failed(self, done: str, address: Interface, code: int) -> HoldfastError:
+        if code == errno.EPERM:
+            return EnvironmentUnfit(
+                f"address {address} could not be {done}: not permitted",
+                hint="Run the agent as root, or give it CAP_NET_ADMIN.",
+            )
+        return AddressFailed(f"address {address} could not be {done}: {errno.errorcode.get(code, code)}")
+
+
+def announcements(address: ipaddress.IPv4Address | ipaddress.IPv6Address, hardware: bytes) -> tuple[bytes, ...]:
+    """The Ethernet frames that say "*address* is at *hardware*"; pure."""
+    if isinstance(address, ipaddress.IPv4Address):
+        broadcast = b"\xff" * 6
+        ethernet = broadcast + hardware + struct.pack("!H", ETH_P_ARP)
+        request, reply = (
+            struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation) + hardware + address.packed + target + address.packed
+            for operation, target in ((1, bytes(6)), (2, broadcast))
+        )
+        return ethernet + request, ethernet + reply
+    # Neighbour advertisement: type 136, override flag, target, option 2 (target link-layer address). RFC 4861 4.4.
+    body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + address.packed + b"\x02\x01" + hardware
+    pseudo = address.packed + ALL_NODES.packed + struct.pack("!II", len(body), 58)
+    body = body[:2] + struct.pack("!H", _checksum(pseudo + body)) + body[4:]
+    header = struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + address.packed + ALL_NODES.packed
+    ethernet = b"\x33\x33\x00\x00\x00\x01" + hardware + struct.pack("!H", ETH_P_IPV6)
+    return (ethernet + header + body,)
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum, RFC 1071."""
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

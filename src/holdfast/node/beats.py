@@ -1,0 +1,106 @@
+"""Beats: what every agent says of itself four times a second, and what was heard of the others.
+
+Beats are core messages: unordered, unstored, needing no leader. They carry no secrets. Nothing about safety rests on
+them; they tell people and the takeover plan who is alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from holdfast.changes.names import MachineName, SegmentName
+from holdfast.log.port import Bus
+
+BEAT_SECONDS: Final = 0.25
+SILENT_SECONDS: Final = 2.0
+"""A machine not heard for so long counts as gone: eight beats."""
+BEAT_BYTES_MAX: Final = 16 * 1024
+
+
+class Beat(Struct, omit_defaults=True):
+    """A machine's state in brief. Positions are sequences in ``incarnation``."""
+
+    machine: str
+    role: str
+    reason: str
+    version: str
+    epoch: int = 0
+    incarnation: str = ""
+    captured: int = 0
+    applied: int = 0
+    durable: int = 0
+    waiting_bytes: int = 0
+    """Captured and not yet in the log."""
+    waiting_seconds: float = 0.0
+    log_away_seconds: float = -1.0
+    lag_ms_p50: float = 0.0
+    lag_ms_p99: float = 0.0
+    serving: bool = False
+    holds_address: bool = False
+    progress: str = ""
+    """What a long step is at: "seeding 12,345 of 80,000 files"."""
+    progress_share: float = -1.0
+    warnings: list[str] = []
+    totals: dict[str, int] = {}
+    at: float = 0.0
+
+
+class Beats:
+    """Publishes this machine's beat and remembers the others' last ones."""
+
+    def __init__(
+        self, bus: Bus, segment: SegmentName, me: MachineName, say: Callable[[], Beat], monotonic: Callable[[], float]
+    ) -> None:
+        self._bus = bus
+        self._prefix = f"hf.{segment}.beat."
+        self._me = me
+        self._say = say
+        self._monotonic = monotonic
+        self._heard: dict[str, tuple[float, Beat]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._publish()), asyncio.create_task(self._listen())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def last(self, machine: str) -> Beat | None:
+        """What was last heard of *machine*, however long ago."""
+        heard = self._heard.get(machine)
+        return None if heard is None else heard[1]
+
+    def silent_seconds(self, machine: str) -> float | None:
+        """How long nothing was heard of *machine*; None when nothing ever was."""
+        heard = self._heard.get(machine)
+        return None if heard is None else self._monotonic() - heard[0]
+
+    def alive(self, machine: str) -> bool:
+        silent = self.silent_seconds(machine)
+        return silent is not None and silent < SILENT_SECONDS
+
+    async def say_now(self) -> None:
+        """Publish a beat at once: the role has changed."""
+        await self._bus.publish(self._prefix + self._me, msgspec.json.encode(self._say()))
+
+    async def _publish(self) -> None:
+        while True:
+            await self.say_now()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _listen(self) -> None:
+        async with self._bus.subscribe(self._prefix + "*") as messages:
+            async for subject, payload in messages:
+                machine = subject.removeprefix(self._prefix)
+                if machine == self._me or len(payload) > BEAT_BYTES_MAX:
+                    continue
+                with contextlib.suppress(msgspec.DecodeError):  # a newer agent's beat: it counts as not heard
+                    self._heard[machine] = (self._monotonic(), msgspec.json.decode(payload, type=Beat))

@@ -1,0 +1,86 @@
+"""Plan, show, execute: the steps of what can hurt, as a value.
+
+A plan is made first; ``--dry-run`` prints it, the real run executes the same value and writes each step's outcome and
+duration into the event history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+
+from holdfast.errors import HoldfastError
+from holdfast.node.history import History
+
+
+class Step(Struct, frozen=True):
+    """*name* is a word for tables and JSON keys; *what* the sentence for people."""
+
+    name: str
+    what: str
+
+
+class Plan(Struct, frozen=True):
+    """What would be done, in order, and why; ``refusals`` say why it must not be done now."""
+
+    action: str
+    machine: str
+    why: str
+    steps: tuple[Step, ...]
+    warnings: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    facts: dict[str, Any] = {}
+
+
+class StepDone(Struct, frozen=True):
+    name: str
+    seconds: float
+    words: str = ""
+
+
+class Outcome(Struct, frozen=True):
+    """How a plan's execution went. ``done`` is False when a step failed; *failure* says which and why."""
+
+    action: str
+    machine: str
+    done: bool
+    steps: tuple[StepDone, ...]
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    failure: str = ""
+    nothing_to_do: bool = False
+
+
+class Execution:
+    """Runs steps one after another, timing each; the event history gets every one as it ends."""
+
+    def __init__(self, plan: Plan, history: History, monotonic: Callable[[], float]) -> None:
+        self.plan = plan
+        self._history = history
+        self._monotonic = monotonic
+        self._began = monotonic()
+        self.steps: list[StepDone] = []
+        history.record(f"{plan.action} begins", plan.why, machine=plan.machine)
+
+    async def step(self, name: str, run: Awaitable[str | None]) -> None:
+        """Await *run*; its words go to the record. A HoldfastError is recorded and raised on."""
+        began = self._monotonic()
+        try:
+            words = await run or ""
+        except HoldfastError as error:
+            seconds = self._monotonic() - began
+            self._history.record(f"{self.plan.action}: {name} failed", error.message, seconds=round(seconds, 3))
+            raise
+        done = StepDone(name, self._monotonic() - began, words)
+        self.steps.append(done)
+        self._history.record(f"{self.plan.action}: {name}", words, seconds=round(done.seconds, 3))
+
+    def outcome(self, *, warnings: tuple[str, ...] = (), failure: str = "") -> Outcome:
+        seconds = self._monotonic() - self._began
+        verb = "failed" if failure else "done"
+        self._history.record(f"{self.plan.action} {verb}", failure, seconds=round(seconds, 3))
+        return Outcome(
+            self.plan.action, self.plan.machine, not failure, tuple(self.steps), seconds, warnings, failure=failure
+        )
