@@ -65,7 +65,9 @@ class Addresses:
             for address in self.addresses:
                 try:
                     flags = {"flags": IFA_F_NODAD} if address.version == 6 else {}
-                    route.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags)
+                    route.addr(
+                        "add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags
+                    )
                 except NetlinkError as error:
                     if error.code == errno.EEXIST:
                         continue

@@ -1,0 +1,325 @@
+"""The pump on the primary: watcher -> frames -> log.
+
+One thread runs the watcher and owns the tree index; the event loop seals and appends. Between them at most
+``PARTS_WAITING_MAX`` parts wait: while the log is slow the watcher's next batch simply grows (group commit), and while
+the log is away nothing is lost: events collect in the watcher's bounded dirty set, which at worst becomes a scan.
+
+The index is committed only when every part handed over is in the log, so the committed index always equals the trees at
+a position the log really has. A crash before that is made good by reading our own records again.
+
+An append that fails for want of a quorum is repeated with the same bytes until it succeeds or another machine's record
+stands in its place. Then (or when the log was replaced or damaged) the pump ends and says so: whoever runs it stops
+serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeVar
+
+from holdfast.changes.frame import Chain, FrameKind, FrameWriter, Promotion, pack_changes, pack_promotion, seal
+from holdfast.changes.names import CapturedPosition
+from holdfast.errors import HoldfastError, Unreachable
+from holdfast.log.port import Log, LogFull, LogUnavailable
+from holdfast.trees.index import Index, IndexReader
+from holdfast.watch.watcher import Cookie, Part, ScanProgress, Watcher
+
+PARTS_WAITING_MAX: Final = 3
+"""One in flight, one sealed behind it, one being packed: more would only age."""
+COMMIT_SECONDS: Final = 1.0
+"""A crash makes us read our own records of so long again."""
+IDLE_SECONDS: Final = 0.25
+APPEND_RETRY_SECONDS: Final = 0.2
+T = TypeVar("T")
+
+
+class CaptureStatus(NamedTuple):
+    """*waiting_bytes*: packed, not yet in the log. *log_away_seconds*: since appends fail; None while they succeed."""
+
+    position: CapturedPosition
+    waiting_bytes: int
+    waiting_seconds: float
+    log_away_seconds: float | None
+    log_away_because: str
+
+
+@dataclass
+class _Item:
+    packed: bytes
+    more: bool
+    captured_at_ns: int
+    cookies: tuple[Cookie, ...] = ()
+    kind: FrameKind = FrameKind.CHANGES
+
+
+@dataclass
+class _Command:
+    run: Callable[[], object]
+    future: Future[object] = field(default_factory=Future)
+
+
+class _Stopped(Exception):
+    """Inside the thread: leave."""
+
+
+class Capture:
+    """Runs from :meth:`start` to :meth:`stop`, or until *on_lost* is called with why it may not go on."""
+
+    def __init__(
+        self,
+        *,
+        watcher: Watcher,
+        index: Index,
+        log: Log,
+        writer: FrameWriter,
+        chain: Chain,
+        batch_seconds: float,
+        clock_ns: Callable[[], int],
+        monotonic: Callable[[], float],
+        on_lost: Callable[[HoldfastError], None],
+    ) -> None:
+        self._watcher = watcher
+        self._index = index
+        self._log = log
+        self._writer = writer
+        self._chain = chain
+        self._batch_seconds = batch_seconds
+        self._clock_ns = clock_ns
+        self._monotonic = monotonic
+        self._on_lost = on_lost
+        self._slots = threading.Semaphore(PARTS_WAITING_MAX)
+        self._items: asyncio.Queue[_Item] = asyncio.Queue()
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._waiters: dict[Cookie, list[Future[CapturedPosition]]] = {}
+        self._waiters_lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._dirty = False
+        self._committed_at = 0.0
+        self._waiting_bytes = 0
+        self._oldest: float | None = None
+        self._away_since: float | None = None
+        self._away_because = ""
+        self._lost: HoldfastError | None = None
+        self._appender: asyncio.Task[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- from the event loop -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to capture. The watcher must have been started: nothing may have changed unseen before this."""
+        self._loop = asyncio.get_running_loop()
+        self._appender = self._loop.create_task(self._append_all(), name="capture-append")
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> Chain:
+        """End; what was handed over is appended first (unless the log was lost). The place in the log reached."""
+        self._stopping.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        if self._appender is not None:
+            self._appender.cancel()
+            await asyncio.gather(self._appender, return_exceptions=True)
+        self._fail_waiters(self._lost or Unreachable("capturing has stopped"))
+        return self._chain
+
+    async def barrier(self, *, timeout_seconds: float) -> CapturedPosition:
+        """Returns once everything done in the trees before this call is in the log. Raises Unreachable in time."""
+        waiter: Future[CapturedPosition] = Future()
+        with self._waiters_lock:
+            if self._lost is not None or self._stopping.is_set():
+                raise self._lost or Unreachable("capturing has stopped")
+            self._waiters.setdefault(self._watcher.barrier(), []).append(waiter)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(waiter), timeout_seconds)
+        except TimeoutError:
+            raise Unreachable(
+                f"the log did not take everything within {timeout_seconds:g} s",
+                hint=self._away_because or "Look at `holdfast status`: is the log reachable?",
+                retry=True,
+            ) from None
+
+    async def snapshot(self) -> IndexReader:
+        """A reader of the index as it stands at a position of the log, which stays so while it is open."""
+        return await self._in_thread(self._snapshot)
+
+    async def scan(self, progress: Callable[[ScanProgress], None]) -> None:
+        """Compare everything with the index, and log what differs."""
+        await self._in_thread(lambda: self._scan(progress))
+
+    async def append_promotion(self, promotion: Promotion) -> CapturedPosition:
+        """Put a promotion into the log as the next record, before the pump was started."""
+        item = _Item(pack_promotion(promotion), False, self._clock_ns(), kind=FrameKind.PROMOTION)
+        frame = self._seal(item)
+        await self._log.append(frame, after=self._chain.sequence)
+        self._chain = self._chain.after(frame)
+        return CapturedPosition(self._chain.position)
+
+    @property
+    def chain(self) -> Chain:
+        return self._chain
+
+    def status(self) -> CaptureStatus:
+        now = self._monotonic()
+        oldest, away = self._oldest, self._away_since
+        return CaptureStatus(
+            CapturedPosition(self._chain.position),
+            self._waiting_bytes,
+            0.0 if oldest is None else now - oldest,
+            None if away is None else now - away,
+            self._away_because,
+        )
+
+    async def _in_thread(self, run: Callable[[], T]) -> T:
+        command = _Command(run)
+        self._commands.put(command)
+        if self._stopping.is_set() or self._thread is None or not self._thread.is_alive():
+            raise self._lost or Unreachable("capturing has stopped")
+        return await asyncio.wrap_future(command.future)  # type: ignore[return-value]
+
+    # -- appending (event loop) ----------------------------------------------------------------------------------------
+
+    def _seal(self, item: _Item) -> bytes:
+        return seal(
+            self._writer, self._chain, item.kind, item.packed, captured_at_ns=item.captured_at_ns, more=item.more
+        )
+
+    async def _append_all(self) -> None:
+        try:
+            while True:
+                item = await self._items.get()
+                if item.packed:
+                    frame = self._seal(item)
+                    await self._append(frame)
+                    self._chain = self._chain.after(frame)
+                    self._waiting_bytes -= len(item.packed)
+                self._oldest = None if self._items.empty() else self._monotonic()
+                self._slots.release()
+                if item.cookies:
+                    self._passed(item.cookies)
+        except HoldfastError as error:
+            self._lost = error
+            self._stopping.set()
+            self._slots.release(PARTS_WAITING_MAX)
+            self._fail_waiters(error)
+            self._on_lost(error)
+
+    async def _append(self, frame: bytes) -> None:
+        while True:
+            try:
+                await self._log.append(frame, after=self._chain.sequence)
+            except (LogUnavailable, LogFull) as error:
+                self._away_since = self._away_since or self._monotonic()
+                self._away_because = error.message
+                await asyncio.sleep(APPEND_RETRY_SECONDS)
+                continue
+            self._away_since, self._away_because = None, ""
+            return
+
+    def _passed(self, cookies: Iterable[Cookie]) -> None:
+        position = CapturedPosition(self._chain.position)
+        with self._waiters_lock:
+            waiting = [waiter for cookie in cookies for waiter in self._waiters.pop(cookie, [])]
+        for waiter in waiting:
+            if waiter.set_running_or_notify_cancel():
+                waiter.set_result(position)
+
+    def _fail_waiters(self, error: HoldfastError) -> None:
+        with self._waiters_lock:
+            waiting = [waiter for waiters in self._waiters.values() for waiter in waiters]
+            self._waiters.clear()
+        for waiter in waiting:
+            if waiter.set_running_or_notify_cancel():
+                waiter.set_exception(error)
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._run_commands()
+                self._hand_over_batch(self._watcher.collect(wait_seconds=IDLE_SECONDS))
+                if self._dirty and self._monotonic() - self._committed_at >= COMMIT_SECONDS:
+                    self._commit()
+            self._hand_over_batch(self._watcher.collect(wait_seconds=0))
+            self._commit()
+        except _Stopped:
+            pass
+        except HoldfastError as error:
+            self._report_lost(error)
+        except OSError as error:
+            self._report_lost(HoldfastError(f"watching failed: {error}", hint="The agent starts again with a scan."))
+        finally:
+            self._stopping.set()
+            self._refuse_commands()
+
+    def _report_lost(self, error: HoldfastError) -> None:
+        self._lost = error
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._on_lost, error)
+
+    def _run_commands(self) -> None:
+        while not self._commands.empty():
+            command = self._commands.get()
+            try:
+                command.future.set_result(command.run())
+            except HoldfastError as error:
+                command.future.set_exception(error)
+            except _Stopped:
+                command.future.set_exception(self._lost or Unreachable("capturing has stopped"))
+                raise
+
+    def _refuse_commands(self) -> None:
+        while not self._commands.empty():
+            self._commands.get().future.set_exception(self._lost or Unreachable("capturing has stopped"))
+
+    def _hand_over_batch(self, parts: Iterable[Part]) -> None:
+        captured_at_ns = self._clock_ns()
+        for part in parts:
+            self._hand_over(_Item(pack_changes(part.changes), part.more, captured_at_ns))
+        cookies = self._watcher.passed_cookies()
+        if cookies:
+            self._hand_over(_Item(b"", False, captured_at_ns, cookies))
+
+    def _hand_over(self, item: _Item) -> None:
+        assert self._loop is not None
+        self._slots.acquire()
+        if self._lost is not None:
+            raise _Stopped
+        if item.packed:
+            self._dirty = True
+            self._waiting_bytes += len(item.packed)
+            if self._oldest is None:
+                self._oldest = self._monotonic()
+        self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+    def _commit(self) -> None:
+        """Wait until the log has all, then commit the index there."""
+        for _ in range(PARTS_WAITING_MAX):
+            self._slots.acquire()
+        self._slots.release(PARTS_WAITING_MAX)
+        if self._lost is not None:
+            raise _Stopped
+        self._index.commit(self._chain, self._writer.epoch)
+        self._dirty = False
+        self._committed_at = self._monotonic()
+
+    def _snapshot(self) -> IndexReader:
+        self._hand_over_batch(self._watcher.collect(wait_seconds=0))
+        self._commit()
+        return self._index.reader()
+
+    def _scan(self, progress: Callable[[ScanProgress], None]) -> None:
+        for part in self._watcher.scan(progress):
+            self._hand_over(_Item(pack_changes(part.changes), part.more, self._clock_ns()))
+            if self._stopping.is_set() and not part.more:
+                raise _Stopped
+            if not part.more and self._monotonic() - self._committed_at >= COMMIT_SECONDS:
+                self._commit()
+        self._commit()

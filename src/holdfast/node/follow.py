@@ -1,0 +1,230 @@
+"""The pump on a standby: log -> frames -> applier.
+
+The event loop reads records, a thread opens, checks and applies them; at most ``WAITING_BYTES_MAX`` wait between them.
+What is applied is brought to disk every ``durable_seconds``; only that position is reported as durable, and the log
+keeps everything after it for us.
+
+A record that is damaged, missing or does not fit ends the pump with the reason: the standby must be seeded again, which
+its node does by itself. A full disk does not end it: the frame is applied again when there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from holdfast.apply.applier import Applier
+from holdfast.changes.frame import Chain, Frame, SegmentKey, follow_chain, open_frame
+from holdfast.changes.names import AppliedPosition, DurablePosition, Sequence
+from holdfast.errors import HoldfastError, NoSpace, Unreachable
+from holdfast.log.port import Log, Record
+
+WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
+NO_SPACE_RETRY_SECONDS: Final = 1.0
+LAGS_KEPT: Final = 8192
+"""Lags of so many last frames make the percentiles: about a minute at full load."""
+
+
+class LagStatus(NamedTuple):
+    """Milliseconds from the moment the primary read a batch to the moment it was applied here, over the last frames."""
+
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    frames: int
+
+
+class Follow:
+    """Runs from :meth:`start` to :meth:`stop`, or until *on_lost* is called with why it may not go on."""
+
+    def __init__(
+        self,
+        *,
+        applier: Applier,
+        log: Log,
+        key: SegmentKey,
+        chain: Chain,
+        durable_seconds: float,
+        clock_ns: Callable[[], int],
+        monotonic: Callable[[], float],
+        on_promotion: Callable[[Frame], None],
+        on_lost: Callable[[HoldfastError], None],
+    ) -> None:
+        self._applier = applier
+        self._log = log
+        self._key = key
+        self._chain = chain
+        self._durable_seconds = durable_seconds
+        self._clock_ns = clock_ns
+        self._monotonic = monotonic
+        self._on_promotion = on_promotion
+        self._on_lost = on_lost
+        self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._room = asyncio.Event()
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._waiters: list[tuple[Sequence, asyncio.Future[None]]] = []
+        self._lags: deque[float] = deque(maxlen=LAGS_KEPT)
+        self._durable = DurablePosition(chain.position)
+        self._lost: HoldfastError | None = None
+        self.blocked_because = ""
+        """Why applying waits (a full disk); empty while it does not."""
+        self._stopping = threading.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._room.set()
+        self._reader = self._loop.create_task(self._read(), name="follow-read")
+        self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> Chain:
+        """End at a whole instant that is durable, with the index committed there. The place in the log reached."""
+        self._stopping.set()
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        self._records.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        for _, waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(self._lost or Unreachable("following has stopped"))
+        self._waiters.clear()
+        return self._chain
+
+    async def reached(self, sequence: Sequence, *, timeout_seconds: float) -> None:
+        """Returns once everything up to *sequence* is applied. Raises Unreachable in time, or what ended the pump."""
+        if self._lost is not None:
+            raise self._lost
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            if self._chain.sequence >= sequence:
+                return
+            self._waiters.append((sequence, waiter))
+        try:
+            await asyncio.wait_for(waiter, timeout_seconds)
+        except TimeoutError:
+            raise Unreachable(
+                f"record {sequence} was not applied within {timeout_seconds:g} s (at {self._chain.sequence})",
+                hint=self.blocked_because or "Is the log reachable? See `holdfast status`.",
+                retry=True,
+            ) from None
+
+    @property
+    def chain(self) -> Chain:
+        return self._chain
+
+    @property
+    def applied(self) -> AppliedPosition:
+        return AppliedPosition(self._chain.position)
+
+    @property
+    def durable(self) -> DurablePosition:
+        return self._durable
+
+    def lag(self) -> LagStatus:
+        lags = sorted(self._lags)
+        if not lags:
+            return LagStatus(0.0, 0.0, 0.0, 0)
+        return LagStatus(lags[len(lags) // 2], lags[(len(lags) * 99) // 100], lags[-1], len(lags))
+
+    def forget_lags(self) -> None:
+        """Start the percentiles anew: a measurement begins."""
+        self._lags.clear()
+
+    # -- reading (event loop) ------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        try:
+            async for record in self._log.follow(self._chain.sequence):
+                with self._lock:
+                    self._waiting_bytes += len(record.payload)
+                self._records.put(record)
+                if self._waiting_bytes > WAITING_BYTES_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+        except HoldfastError as error:
+            self._end(error)
+
+    def _end(self, error: HoldfastError) -> None:
+        if self._lost is None:
+            self._lost = error
+            self._stopping.set()
+            for _, waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+            self._waiters.clear()
+            self._on_lost(error)
+
+    # -- applying (thread) ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        durable_at = self._monotonic()
+        try:
+            while not self._stopping.is_set():
+                wait = durable_at + self._durable_seconds - self._monotonic()
+                try:
+                    record = self._records.get(timeout=max(wait, 0.0))
+                except queue.Empty:
+                    record = None
+                if record is not None:
+                    self._take(record)
+                if self._monotonic() - durable_at >= self._durable_seconds and self._applier.whole:
+                    self._make_durable()
+                    durable_at = self._monotonic()
+            if self._lost is None and self._applier.whole:
+                self._make_durable()
+        except HoldfastError as error:
+            self._loop.call_soon_threadsafe(self._end, error)
+        except OSError as error:
+            wrapped = HoldfastError(f"applying failed: {error}", hint="The standby is compared and mended by a seed.")
+            self._loop.call_soon_threadsafe(self._end, wrapped)
+
+    def _take(self, record: Record) -> None:
+        frame = open_frame(record.payload, self._key)
+        chain = follow_chain(self._chain, record.payload, frame.header)
+        while True:
+            try:
+                self._applier.apply(frame, chain)
+                break
+            except NoSpace as error:
+                self.blocked_because = error.message
+                if self._stopping.wait(NO_SPACE_RETRY_SECONDS):
+                    return
+        self.blocked_because = ""
+        self._lags.append((self._clock_ns() - frame.header.captured_at_ns) / 1e6)
+        with self._lock:
+            self._waiting_bytes -= len(record.payload)
+            self._chain = chain
+            due = bool(self._waiters)
+        if due or not self._room.is_set() or frame.promotion is not None:
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._applied, frame)
+
+    def _applied(self, frame: Frame) -> None:
+        if self._waiting_bytes <= WAITING_BYTES_MAX:
+            self._room.set()
+        with self._lock:
+            at = self._chain.sequence
+            done = [waiter for sequence, waiter in self._waiters if sequence <= at]
+            self._waiters = [pair for pair in self._waiters if pair[0] > at]
+        for waiter in done:
+            if not waiter.done():
+                waiter.set_result(None)
+        if frame.promotion is not None:
+            self._on_promotion(frame)
+
+    def _make_durable(self) -> None:
+        try:
+            self._durable = self._applier.make_durable()
+        except NoSpace as error:
+            self.blocked_because = error.message

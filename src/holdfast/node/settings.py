@@ -1,0 +1,198 @@
+"""What the administrator decides: ``/etc/holdfast/holdfast.toml``, one file for the whole site but for ``machine``.
+
+Every key has its type, its unit in its name, and a limit; an unknown key or a wrong type is an error that names file,
+key and what was expected. `docs/reference/configuration.md` is made from the structs below.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from holdfast.changes.names import MachineName, SegmentName, checked_name
+from holdfast.errors import ConfigurationError
+from holdfast.mail.settings import MailSettings
+
+CONFIGURATION_PATH: Final = Path("/etc/holdfast/holdfast.toml")
+Role = Literal["mail", "relay"]
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class MachineSettings(_Table):
+    """``[[machines]]``: one machine of the site."""
+
+    name: str
+    role: Role
+    """``mail``: holds the trees, may be primary. ``relay``: only stores the log and hears beats."""
+    address: str
+    """Its own address (IP) for the log and the beats; never the service address."""
+
+
+class ServiceSettings(_Table):
+    """``[service]``: where clients find the mail server, whichever machine it is on."""
+
+    addresses: tuple[str, ...] = ()
+    """With prefix length: ``192.0.2.10/24``, ``2001:db8::10/64``. Only the primary holds them."""
+    interface: str = "eth0"
+
+
+class LogSettings(_Table):
+    """``[log]``: the replicated log."""
+
+    embedded: bool = True
+    """False: use the NATS servers under ``servers`` instead of running one here."""
+    servers: tuple[str, ...] = ()
+    client_port: int = 4242
+    cluster_port: int = 6242
+    retention_hours: float = 72.0
+    """Records older than this are trimmed, when every live reader has them."""
+    retention_bytes: int = 20 * 1024**3
+    limit_bytes: int = 40 * 1024**3
+    """The log never grows beyond; a reader further behind is seeded again."""
+    program: str = ""
+    """The nats-server to run; empty: the one that came with Holdfast."""
+
+
+class CopySettings(_Table):
+    """``[copy]``: how the primary captures and a standby applies."""
+
+    batch_milliseconds: float = 5.0
+    """How long a batch fills before it is sent: longer saves CPU, shorter loses less with a machine."""
+    durable_seconds: float = 1.0
+    """How often a standby brings what it applied to its disk."""
+    seed_bytes_per_second: int = 0
+    """Limit for seeding a standby, so that users do not notice; 0: none."""
+    scrub_hours: float = 168.0
+    """A background comparison of all contents with the log's knowledge takes this long; 0: never."""
+
+
+class Settings(_Table):
+    """The whole file."""
+
+    site: str
+    machine: str
+    """Which of ``machines`` this is. The only line that differs between machines."""
+    machines: tuple[MachineSettings, ...]
+    segment: str = "main"
+    first_primary: str = ""
+    """The machine that starts the log when there is none; empty: the first of role ``mail``."""
+    service: ServiceSettings = field(default_factory=ServiceSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    copy: CopySettings = field(default_factory=CopySettings)
+    mail: MailSettings = field(default_factory=MailSettings)
+    state_directory: str = "/var/lib/holdfast"
+    run_directory: str = "/run/holdfast"
+    metrics_port: int = 0
+    """Prometheus metrics on 127.0.0.1 at this port; 0: only on the agent's socket."""
+
+    # -- derived ------------------------------------------------------------------------------------------------------
+
+    @property
+    def me(self) -> MachineSettings:
+        return next(machine for machine in self.machines if machine.name == self.machine)
+
+    @property
+    def machine_name(self) -> MachineName:
+        return MachineName(self.machine)
+
+    @property
+    def segment_name(self) -> SegmentName:
+        return SegmentName(self.segment)
+
+    @property
+    def mail_machines(self) -> tuple[MachineSettings, ...]:
+        return tuple(machine for machine in self.machines if machine.role == "mail")
+
+    @property
+    def relays(self) -> tuple[MachineSettings, ...]:
+        return tuple(machine for machine in self.machines if machine.role == "relay")
+
+    @property
+    def starts_log(self) -> bool:
+        return self.machine == (self.first_primary or self.mail_machines[0].name)
+
+    @property
+    def state(self) -> Path:
+        return Path(self.state_directory)
+
+    @property
+    def run(self) -> Path:
+        return Path(self.run_directory)
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run / "agent.sock"
+
+
+def _checked(settings: Settings, source: str) -> Settings:
+    def wrong(what: str, hint: str) -> ConfigurationError:
+        return ConfigurationError(f"{source}: {what}", hint=hint)
+
+    checked_name(settings.segment, "segment")
+    names = [machine.name for machine in settings.machines]
+    for name in names:
+        checked_name(name, "machine")
+    if len(set(names)) != len(names):
+        raise wrong("two machines have the same name", "Give each [[machines]] its own name.")
+    if settings.machine not in names:
+        raise wrong(
+            f"machine = {settings.machine!r} is not among the [[machines]]: {', '.join(names)}",
+            "Write the name of the machine this file is on.",
+        )
+    if not settings.mail_machines:
+        raise wrong('no machine has role = "mail"', "One or two machines hold the mail.")
+    first = settings.first_primary
+    if first and first not in [machine.name for machine in settings.mail_machines]:
+        raise wrong(f"first_primary = {first!r} is no machine of role mail", "Name one that holds the mail.")
+    for machine in settings.machines:
+        try:
+            ipaddress.ip_address(machine.address)
+        except ValueError:
+            raise wrong(f"machine {machine.name!r}: {machine.address!r} is no IP address", "Write one.") from None
+    for address in settings.service.addresses:
+        try:
+            interface = ipaddress.ip_interface(address)
+        except ValueError:
+            raise wrong(f"service.addresses: {address!r} is no address", "Write it as 192.0.2.10/24.") from None
+        if str(interface.ip) in [machine.address for machine in settings.machines]:
+            raise wrong(f"service address {interface.ip} is a machine's own", "It must move between machines.")
+    if not settings.log.embedded and not settings.log.servers:
+        raise wrong("log.embedded = false needs log.servers", 'Write servers = ["tls://host:4222"].')
+    if settings.log.limit_bytes < settings.log.retention_bytes:
+        raise wrong("log.limit_bytes is below log.retention_bytes", "The limit is the larger of the two.")
+    return settings
+
+
+def parse_settings(text: str, source: str) -> Settings:
+    """Settings from TOML *text*; *source* is the file's name for errors. Raises ConfigurationError."""
+    try:
+        settings = msgspec.convert(tomllib.loads(text), Settings)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{source} is not valid TOML: {error}", hint="Mend that line.") from None
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(
+            f"{source}: {error}", hint="See docs/reference/configuration.md for every key and its type."
+        ) from None
+    return _checked(settings, source)
+
+
+def load_settings(path: Path = CONFIGURATION_PATH) -> Settings:
+    """Read and check the configuration file. Raises ConfigurationError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path} does not exist",
+            hint="Run `holdfast init` on the first machine, `holdfast join` on the others.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}", hint="Run as root.") from None
+    return parse_settings(text, str(path))
