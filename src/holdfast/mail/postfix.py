@@ -1,0 +1,270 @@
+"""Postfix 3.x as a :class:`~holdfast.mail.port.Service`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from holdfast.errors import ConfigurationError
+from holdfast.mail import probes, processes
+from holdfast.mail.files import read_or_none, write_whole
+from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
+from holdfast.mail.postfix_maps import Compiler, Table, named_files, tables
+from holdfast.mail.postfix_render import parse_overrides, render
+from holdfast.mail.settings import PostfixSettings, ProbeSettings
+from holdfast.mail.supervise import START_SECONDS_MAX, SYSTEMD, Units
+from holdfast.trees.spec import TreeSpec
+
+_READ_SECONDS_MAX: Final = 20.0
+_CHECK_SECONDS_MAX: Final = 60.0
+STOP_GRACE_SECONDS: Final = 2.0
+"""What master(8) does on ``postfix stop``, a signal to its group, ends Postfix in 0.05 s unless a delivery hangs."""
+_BASICS: Final = ("queue_directory", "data_directory", "daemon_directory", "alias_maps", "alias_database")
+_QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt", "bounce", "defer", "trace")
+_PORTS: Final = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465}
+_DEBIAN_CHROOT: Final = Path("/usr/lib/postfix/configure-instance.sh")
+"""Debian's units run it before every start: it copies resolv.conf and others to where chrooted daemons find them."""
+_CHROOT_SOURCES: Final = ("resolv.conf", "services", "hosts", "localtime", "nsswitch.conf")
+
+
+class PostfixLayout(Struct, frozen=True):
+    """What ``postconf`` says, variables expanded."""
+
+    settings: dict[str, str]
+    """Parameters set in main.cf, overrides of master.cf (``service/type/parameter``), and the basics."""
+    services: tuple[tuple[str, ...], ...]
+    """master.cf, a tuple of its eight columns each."""
+    config_directory: str
+
+    @property
+    def queue_directory(self) -> str:
+        return self.settings["queue_directory"]
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return tables({key.rpartition("/")[2]: value for key, value in self.settings.items()})
+
+    def smtp_port(self) -> int | None:
+        """Of the first smtpd that speaks without TLS from the start; None when Postfix listens nowhere."""
+        for name, kind, *_, command in self.services:
+            wrapped = self.settings.get(f"{name}/{kind}/smtpd_tls_wrappermode", "no") == "yes"
+            if kind == "inet" and command.split()[0] in ("smtpd", "postscreen") and not wrapped:
+                port = name.rpartition(":")[2]
+                return int(port) if port.isdigit() else _port(port)
+        return None
+
+
+def _port(service: str) -> int | None:
+    if service in _PORTS:
+        return _PORTS[service]
+    try:
+        return socket.getservbyname(service, "tcp")
+    except OSError:
+        return None
+
+
+class Postfix:
+    """One Postfix instance, named by its configuration directory."""
+
+    name: Final = "postfix"
+
+    def __init__(
+        self,
+        settings: PostfixSettings,
+        commands: Commands,
+        *,
+        state_directory: str,
+        probe: ProbeSettings | None = None,
+        systemd: Path = SYSTEMD,
+    ) -> None:
+        self._settings = settings
+        self._commands = commands
+        self._probe = probe or ProbeSettings()
+        self._units = Units(commands, settings.units, systemd=systemd)
+        self._directory = settings.config_directory
+        self._main = Path(settings.config_directory) / "main.cf"
+        memory = Path(state_directory) / "mail" / "postfix-tables.json"
+        self._compiler = Compiler(commands, memory, settings.config_directory)
+        self._layout: PostfixLayout | None = None
+
+    async def layout(self, *, fresh: bool = True) -> PostfixLayout:
+        """The configuration as it is now, or as last read. Raises ConfigurationError when postconf refuses it."""
+        if fresh or self._layout is None:
+            settings = _settings(await self._postconf("-x", *_BASICS))
+            settings |= _settings(await self._postconf("-n", "-x"))
+            settings |= _settings(await self._postconf("-P", "-x"))
+            lines = (await self._postconf("-M")).splitlines()
+            services = tuple(tuple(line.split(None, 7)) for line in lines if len(line.split(None, 7)) == 8)
+            self._layout = PostfixLayout(settings, services, self._directory)
+        return self._layout
+
+    async def _postconf(self, *arguments: str) -> str:
+        argv = ["postconf", "-c", self._directory, *arguments]
+        result = await self._commands.run(argv, timeout_seconds=_READ_SECONDS_MAX)
+        if not result.ok:
+            raise ConfigurationError(result.words, hint="Postfix would not start with this configuration either.")
+        return result.output
+
+    async def protection(self) -> Protection:
+        found = await self.layout()
+        files = named_files(value for key, value in found.settings.items() if not key.endswith("_directory"))
+        own = (found.queue_directory, found.settings["data_directory"], "/usr", "/dev", "/proc", "/run", "/var/run")
+        named = {path for path in files if path != "/" and not any(processes.below(path, folder) for folder in own)}
+        compiled = tuple(path for table in found.tables for path in table.compiled)
+        trees: tuple[TreeSpec, ...] = ()
+        if self._settings.protect_queue:
+            trees = (TreeSpec(name="queue", root=found.queue_directory, include=_QUEUES).checked(),)
+        return Protection(
+            trees=trees,
+            config_paths=tuple(sorted({self._directory, *named} - set(compiled))),
+            config_exclude=tuple(sorted(compiled)),
+            overrides=(self._settings.overrides,),
+            rendered=(str(self._main),),
+        )
+
+    def own_values(self) -> dict[str, str]:
+        """This machine's overrides of main.cf; empty when there is no such file."""
+        content = read_or_none(Path(self._settings.overrides))
+        return {} if content is None else parse_overrides(content.decode("utf-8", "replace"), self._settings.overrides)
+
+    async def prepare(self) -> tuple[str, ...]:
+        done: list[str] = []
+        shared = read_or_none(self._main)
+        if shared is None:
+            raise ConfigurationError(
+                f"{self._main} is not there", hint="Has the configuration arrived from the primary?"
+            )
+        values = self.own_values()
+        if write_whole(self._main, render(shared, values)):
+            done.append(f"put {len(values)} values of this machine into {self._main}")
+        found = await self.layout()
+        done += await self._compiler.bring_up_to_date(found.tables)
+        if not self._units.present:
+            done += await self._folders(found)
+        return tuple(done)
+
+    async def _folders(self, found: PostfixLayout) -> list[str]:
+        """What Debian's units and the first start would make: two seconds that a takeover should not spend."""
+        queue = Path(found.queue_directory)
+        done = []
+        if not (queue / "pid").is_dir() or not (queue / "deferred").is_dir():
+            await self._commands.run(["postfix", "-c", self._directory, "check"], timeout_seconds=_CHECK_SECONDS_MAX)
+            done.append(f"made the folders of {queue}")
+        chrooted = any(columns[4] == "y" for columns in found.services)
+        if chrooted and self._directory == "/etc/postfix" and _DEBIAN_CHROOT.exists() and _chroot_stale(queue):
+            await self._commands.run([str(_DEBIAN_CHROOT), "-"], timeout_seconds=_CHECK_SECONDS_MAX)
+            done.append(f"copied system files into {queue}/etc")
+        return done
+
+    async def start(self) -> None:
+        if self._units.present:
+            await self._units.start()
+        elif not await self.running():
+            await self._sweep(grace_seconds=0)
+            argv = ["postfix", "-c", self._directory, "start"]
+            result = await self._commands.launch(argv, timeout_seconds=START_SECONDS_MAX)
+            if not result.ok:
+                raise ServiceFailed(result.words, hint="See the mail log; run: postfix check", retry=True)
+        if not await self.running():
+            raise ServiceFailed("postfix started, but no master is running", hint="See the mail log.", retry=True)
+
+    async def stop(self, *, force: bool = False) -> None:
+        if self._units.present:
+            await self._units.stop(force=force)
+        await self._sweep(grace_seconds=0 if force else STOP_GRACE_SECONDS)
+
+    async def _sweep(self, *, grace_seconds: float) -> None:
+        try:
+            found = await self.layout(fresh=self._layout is None)
+            queue, daemons = found.queue_directory, found.settings["daemon_directory"]
+        except ConfigurationError:
+            queue, daemons = "/var/spool/postfix", "/usr/lib/postfix/sbin"
+        await processes.end(lambda: _members(queue, daemons), self.name, grace_seconds=grace_seconds)
+
+    async def reload(self) -> None:
+        argv = ["postfix", "-c", self._directory, "reload"]
+        result = await self._commands.run(argv, timeout_seconds=START_SECONDS_MAX)
+        if not result.ok:
+            raise ServiceFailed(result.words, hint="Run: postfix check", retry=True)
+
+    async def running(self) -> bool:
+        found = await self.layout(fresh=False)
+        pid = processes.pid_in_file(Path(found.queue_directory) / "pid" / "master.pid")
+        process = processes.seen(pid) if pid else None
+        return process is not None and process.executable == os.path.join(found.settings["daemon_directory"], "master")
+
+    async def probe(self, address: str) -> ProbeResult:
+        try:
+            port = (await self.layout(fresh=False)).smtp_port()
+        except ConfigurationError as error:
+            return ProbeResult(self.name, address, False, 0.0, error.message)
+        if port is None:
+            return ProbeResult(self.name, address, False, 0.0, "master.cf has no smtpd on a port")
+        return await probes.smtp(address, port, recipient=self._probe.smtp_recipient)
+
+    async def check(self) -> CheckResult:
+        argv = ["postfix", "-c", self._directory, "check"]
+        result = await self._commands.run(argv, timeout_seconds=_CHECK_SECONDS_MAX)
+        said = [line.strip() for line in (result.errors + result.output).splitlines() if line.strip()]
+        errors = [line for line in said if any(word in line for word in ("fatal:", "error:", "panic:"))]
+        if not result.ok and not errors:
+            errors = [result.words]
+        try:
+            found = await self.layout()
+            errors += [f"{path} is not there" for path in sorted(named_files(_certificates(found))) if not _there(path)]
+            errors += [f"{table.source} is not there" for table in found.tables if not _there(table.source)]
+        except ConfigurationError as error:
+            errors.append(error.message)
+        warnings = [line for line in said if "warning:" in line]
+        return CheckResult(self.name, errors=tuple(errors), warnings=tuple(warnings))
+
+    async def version(self) -> str:
+        result = await self._commands.run(["postconf", "-d", "-h", "mail_version"], timeout_seconds=_READ_SECONDS_MAX)
+        return result.output.strip() if result.ok else ""
+
+
+def _settings(text: str) -> dict[str, str]:
+    """``key = value`` lines as postconf prints them; a continued line belongs to the one before."""
+    found: dict[str, str] = {}
+    last = ""
+    for line in text.splitlines():
+        if line[:1].isspace() and last:
+            found[last] += " " + line.strip()
+        elif "=" in line:
+            key, _, value = line.partition("=")
+            last = key.strip()
+            found[last] = value.strip()
+    return found
+
+
+def _certificates(found: PostfixLayout) -> list[str]:
+    return [v for k, v in found.settings.items() if "_tls_" in k and k.endswith(("_file", "_files"))]
+
+
+def _there(path: str) -> bool:
+    return os.path.exists(path)
+
+
+def _chroot_stale(queue: Path) -> bool:
+    for name in _CHROOT_SOURCES:
+        source, copy = Path("/etc") / name, queue / "etc" / name
+        if source.exists() and (not copy.exists() or copy.stat().st_mtime < source.stat().st_mtime):
+            return True
+    return False
+
+
+def _members(queue: str, daemons: str) -> list[processes.Seen]:
+    """Every daemon of the instance: their programs stand in one folder, and they stand in the queue directory."""
+    pid = processes.pid_in_file(Path(queue) / "pid" / "master.pid")
+    queue = os.path.realpath(queue)
+
+    def ours(process: processes.Seen) -> bool:
+        if not processes.below(process.executable, daemons):
+            return False
+        return process.group == pid or processes.below(process.directory, queue) or processes.below(process.root, queue)
+
+    return processes.find(ours)
