@@ -37,6 +37,12 @@ CREATE TABLE IF NOT EXISTS state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 _COLUMNS: Final = "id, kind, handle, ino, mode, uid, gid, size, mtime_ns, ctime_ns, content, xattrs"
+_INSERT: Final = f"INSERT INTO node({_COLUMNS}) VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROWS: Final = (
+    "SELECT entry.name, node.id, kind, handle IS NOT NULL, ino, size, mtime_ns, ctime_ns "
+    "FROM entry JOIN node ON node.id = entry.node WHERE parent = ? ORDER BY entry.name"
+)
+_RESIGHT: Final = "UPDATE node SET handle = ?, ino = ?, ctime_ns = ? WHERE id = ?"
 _NODE_COLUMNS: Final = ", ".join(f"node.{column}" for column in _COLUMNS.split(", "))
 
 
@@ -66,6 +72,19 @@ class Node(NamedTuple):
     content: bytes
     xattrs: bytes
     """msgpack of the pairs (name, value), sorted; empty when there are none."""
+
+
+class Row(NamedTuple):
+    """What tells a scan that a file is unchanged, without the large columns."""
+
+    name: bytes
+    node: int
+    kind: int
+    sighted: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
 
 
 class Totals(NamedTuple):
@@ -142,6 +161,11 @@ class IndexReader:
             (parent,),
         )
         return {row[0]: Node._make(row[1:]) for row in rows}
+
+    def rows(self, parent: int) -> Iterator[Row]:
+        """What a scan compares, of all names in a directory, in the order of their bytes. Do not change the index
+        before the last one was taken."""
+        return map(Row._make, self._execute(_ROWS, (parent,)))
 
     def has_children(self, parent: int) -> bool:
         return self._execute("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (parent,)).fetchone() is not None
@@ -315,9 +339,11 @@ class Index(IndexReader):
 
     def add(self, node: Node) -> int:
         """Insert *node* (its id is ignored); the new id. A node that had its handle loses it: the kernel reused it."""
-        if node.handle is not None:
+        try:
+            self._execute(_INSERT, node[1:])
+        except apsw.ConstraintError:
             self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (node.handle,))
-        self._execute(f"INSERT INTO node({_COLUMNS}) VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", node[1:])
+            self._execute(_INSERT, node[1:])
         self._count(node.kind, 1, node.size)
         return self._connection.last_insert_rowid()
 
@@ -331,6 +357,14 @@ class Index(IndexReader):
             (*new[2:], old.id),
         )
         self._count(old.kind, 0, new.size - old.size)
+
+    def resight(self, node_id: int, handle: bytes | None, ino: int, ctime_ns: int) -> None:
+        """The node was seen, unchanged in all that travels."""
+        try:
+            self._execute(_RESIGHT, (handle, ino, ctime_ns, node_id))
+        except apsw.ConstraintError:
+            self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (handle,))
+            self._execute(_RESIGHT, (handle, ino, ctime_ns, node_id))
 
     def bind(self, parent: int, name: bytes, node_id: int) -> None:
         """*name* in *parent* is *node_id*; the name must be free."""

@@ -4,6 +4,8 @@ Two users: an applier, after it made the change in the filesystem (it hands over
 that starts again and reads its own records since its last commit (it observed nothing: handles stay unknown until the
 scan that follows).
 
+The first change of a tree is the metadata of its root, which brings the root into the index.
+
 A change that does not fit the index (its parent is missing, the name to rename is not there) raises ReplayGap: the
 index and the log have parted, which only a scan can mend.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from holdfast.changes.change import Change, Link, Meta, Mkdir, Patch, Put, Remove, Rename, Rmdir, SetMeta, Symlink
-from holdfast.changes.digest import DIGEST_BYTES
+from holdfast.changes.digest import DIGEST_BYTES, block_count
 from holdfast.errors import HoldfastError
 from holdfast.trees.index import SUPER_ROOT, Index, Node, NodeKind
 from holdfast.trees.stat import Observed, Owners, pack_xattrs
@@ -50,6 +52,7 @@ class Replay:
             case Put() if change.more:
                 self._staged[change.tree, change.path] = change
             case Put():
+                self._staged.pop((change.tree, change.path), None)
                 self._new(change, NodeKind.FILE, change.meta, change.size, change.digests, sighting)
             case Patch() if (change.tree, change.path) in self._staged:
                 if not change.more:
@@ -61,6 +64,8 @@ class Replay:
                 self._new(change, NodeKind.DIRECTORY, change.meta, 0, b"", sighting)
             case Symlink():
                 self._new(change, NodeKind.SYMLINK, change.meta, 0, change.target, sighting)
+            case SetMeta(path=b"") if self._index.directory(change.tree, b"") is None:
+                self._new(change, NodeKind.DIRECTORY, change.meta, 0, b"", sighting)
             case SetMeta():
                 node = self._there(change, change.path)
                 self._index.update(node, self._described(node, change.meta, sighting))
@@ -76,6 +81,10 @@ class Replay:
                 if node.kind == NodeKind.DIRECTORY and self._index.has_children(node.id):
                     raise ReplayGap(change, "the directory is not empty")
                 self._take_away(change, change.path, node)
+
+    def abandon(self) -> None:
+        """The open batch will not go on (its writer is no longer the primary): files in parts never come to be."""
+        self._staged.clear()
 
     def _place(self, change: Change, path: bytes) -> tuple[int, bytes]:
         """Directory and name of *path*."""
@@ -134,6 +143,8 @@ class Replay:
         content = node.content
         if change.digests or not change.more:
             content = node.content[: change.first_block * DIGEST_BYTES] + change.digests
+            if len(content) != DIGEST_BYTES * block_count(change.size):
+                raise ReplayGap(change, "the patch leaves blocks between the known ones and its own")
         patched = node._replace(size=change.size, content=content)
         self._index.update(node, self._described(patched, change.meta, sighting))
 

@@ -1,7 +1,8 @@
 """What the filesystem tells of one thing, in the words of changes and of the tree index.
 
 Handles are those of ``name_to_handle_at(2)``: a file's identity on its filesystem that outlives renames and, by the
-generation number in it, does not come back with a reused inode. Stored as 4 bytes handle type, then the handle.
+generation number in it, does not come back with a reused inode. Stored as 4 bytes that tell the filesystem (the root
+directories of two ext4 filesystems have the same handle), 4 bytes handle type, then the handle.
 Where the filesystem has none (overlayfs without an index, some network filesystems) device and inode number stand in,
 as handle type ``NO_HANDLE_TYPE``.
 """
@@ -28,7 +29,17 @@ HANDLE_BYTES_MAX: Final = 128
 NO_HANDLE_TYPE: Final = 0x7FFFFFFF
 AT_EMPTY_PATH: Final = 0x1000
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.name_to_handle_at.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int,
+)
+_libc.open_by_handle_at.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _HEAD: Final = struct.Struct("=Ii")
+TAG_BYTES: Final = 4
+_TYPE_AT: Final = slice(TAG_BYTES, TAG_BYTES + 4)
 
 
 class Observed(NamedTuple):
@@ -66,25 +77,47 @@ def observed(status: os.stat_result) -> Observed | None:
     )
 
 
+def filesystem_tag(fd: int) -> bytes:
+    """The first bytes of the handles of the filesystem *fd* is on: the first word of its ``f_fsid``, statfs(2)."""
+    return (os.fstatvfs(fd).f_fsid & 0xFFFFFFFF).to_bytes(TAG_BYTES, sys.byteorder)
+
+
+class HandleReader:
+    """Reads handles on one filesystem, with buffers of its own: for one thread. *fd*: anything open there."""
+
+    def __init__(self, fd: int) -> None:
+        self.tag: Final = filesystem_tag(fd)
+        self._buffer = ctypes.create_string_buffer(_HEAD.size + HANDLE_BYTES_MAX)
+        self._address = ctypes.addressof(self._buffer)
+        self._mount = ctypes.c_int()
+        self._mount_address = ctypes.addressof(self._mount)
+
+    @property
+    def mount_id(self) -> int:
+        """Of what was read last: another one than its directory's tells that something is mounted there."""
+        return self._mount.value
+
+    def read(self, directory_fd: int, name: bytes) -> bytes | None:
+        """As :func:`handle_at`."""
+        _HEAD.pack_into(self._buffer, 0, HANDLE_BYTES_MAX, 0)
+        flags = 0 if name else AT_EMPTY_PATH
+        if _libc.name_to_handle_at(directory_fd, name, self._address, self._mount_address, flags) == 0:
+            raw: bytes = self._buffer.raw
+            return self.tag + raw[4 : _HEAD.size + int.from_bytes(raw[:4], sys.byteorder)]
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
+            return None
+        if number == errno.EOPNOTSUPP:
+            return _inode_handle(directory_fd, name)
+        raise OSError(number, os.strerror(number), name)
+
+
 def handle_at(directory_fd: int, name: bytes) -> bytes | None:
     """The handle of *name* in an open directory (of the open thing itself when *name* is empty); None when it is gone.
 
     Raises OSError for everything but "gone" and "this filesystem has no handles".
     """
-    buffer = ctypes.create_string_buffer(_HEAD.size + HANDLE_BYTES_MAX)
-    _HEAD.pack_into(buffer, 0, HANDLE_BYTES_MAX, 0)
-    mount_id = ctypes.c_int()
-    flags = 0 if name else AT_EMPTY_PATH
-    if _libc.name_to_handle_at(directory_fd, name, buffer, ctypes.byref(mount_id), flags) == 0:
-        raw: bytes = buffer.raw
-        size = int.from_bytes(raw[:4], sys.byteorder)
-        return raw[4 : _HEAD.size + size]
-    number = ctypes.get_errno()
-    if number in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
-        return None
-    if number == errno.EOPNOTSUPP:
-        return _inode_handle(directory_fd, name)
-    raise OSError(number, os.strerror(number), name)
+    return HandleReader(directory_fd).read(directory_fd, name)
 
 
 def _inode_handle(directory_fd: int, name: bytes) -> bytes | None:
@@ -92,12 +125,12 @@ def _inode_handle(directory_fd: int, name: bytes) -> bytes | None:
         status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False) if name else os.fstat(directory_fd)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return NO_HANDLE_TYPE.to_bytes(4, "little") + struct.pack("=QQ", status.st_dev, status.st_ino)
+    return bytes(TAG_BYTES) + struct.pack("=iQQ", NO_HANDLE_TYPE, status.st_dev, status.st_ino)
 
 
 def has_handles(handle: bytes) -> bool:
     """Whether :func:`open_handle` can work with *handle*."""
-    return int.from_bytes(handle[:4], "little") != NO_HANDLE_TYPE
+    return int.from_bytes(handle[_TYPE_AT], sys.byteorder) != NO_HANDLE_TYPE
 
 
 def open_handle(mount_fd: int, handle: bytes, flags: int) -> int | None:
@@ -105,11 +138,10 @@ def open_handle(mount_fd: int, handle: bytes, flags: int) -> int | None:
 
     *mount_fd*: anything open on the same filesystem. Raises OSError otherwise (EPERM: not permitted here).
     """
-    body = handle[4:]
-    buffer = ctypes.create_string_buffer(
-        _HEAD.pack(len(body), int.from_bytes(handle[:4], "little", signed=True)) + body
-    )
-    fd = _libc.open_by_handle_at(mount_fd, buffer, flags | os.O_CLOEXEC)
+    body = handle[TAG_BYTES + 4 :]
+    head = _HEAD.pack(len(body), int.from_bytes(handle[_TYPE_AT], sys.byteorder, signed=True))
+    buffer = ctypes.create_string_buffer(head + body)
+    fd = _libc.open_by_handle_at(mount_fd, ctypes.addressof(buffer), flags | os.O_CLOEXEC)
     if fd >= 0:
         return int(fd)
     number = ctypes.get_errno()
