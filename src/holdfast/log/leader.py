@@ -1,0 +1,107 @@
+"""Keeping the log's leader where its death hurts least: on the relay.
+
+Killing the machine that leads stalls appends for a Raft election (4 to 9 s by nats-server's timeouts, 4.6 s measured);
+killing any other is hardly noticed. So the stream's leader, and the leader of JetStream's own metadata ("meta", needed
+for state, trim and creation), are asked to step down in favour of one named server whenever it is up and current and is
+not the leader already (``placement.preferred`` of the stepdown requests, nats-server 2.11 and newer).
+
+Appends during a step down are answered late, or refused and sent again by :mod:`holdfast.log.jetstream`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final, NamedTuple
+
+from holdfast.errors import HoldfastError
+from holdfast.log.connection import NOBODY, Connection, LogConnection
+from holdfast.log.jetstream import JetStreamLog
+from holdfast.log.port import LogUnavailable
+from holdfast.log.stream import ApiError, Code
+
+REST_SECONDS: Final = 10.0
+"""Between two step downs of one leader: longer than an election, so that a quarrel with the servers stays cheap."""
+ANSWER_SECONDS: Final = 2.0
+
+
+class Leaders(NamedTuple):
+    """Who leads now (server names; None: nobody, or unknown), and what was done about it."""
+
+    stream: str | None
+    meta: str | None
+    asked: tuple[str, ...]
+
+
+class LeaderPin:
+    """Call :meth:`tick` on a timer (every few seconds); it costs two small requests when all is well."""
+
+    def __init__(self, log: JetStreamLog, server: str, steward: LogConnection | None = None) -> None:
+        """*server* is the ``server_name`` to lead; *steward* a connection whose certificate may move the meta leader
+        (:attr:`holdfast.log.trust.TlsFiles.steward`); without it only the stream's leader is pinned.
+        """
+        self._log = log
+        self._server = server
+        self._steward = steward
+        self._rests_until = {"stream": 0.0, "meta": 0.0}
+
+    async def tick(self) -> Leaders:
+        """Look, and ask for a step down where one is due. Raises LogReplaced; anything else waits for the next call."""
+        asked = []
+        try:
+            info = await self._log.info_within(ANSWER_SECONDS)
+        except LogUnavailable:
+            return Leaders(None, None, ())
+        fit = any(
+            replica.server == self._server and replica.current and not replica.offline for replica in info.replicas
+        )
+        if info.leader not in (None, self._server) and fit and self._due("stream"):
+            await self._step_down(self._log.stream.connection, f"STREAM.LEADER.STEPDOWN.{self._log.stream.name}")
+            asked.append("stream")
+        meta, meta_fit = await self._meta_leader()
+        if self._steward is not None and meta not in (None, self._server) and meta_fit and self._due("meta"):
+            await self._step_down_meta(self._steward)
+            asked.append("meta")
+        return Leaders(info.leader, meta, tuple(asked))
+
+    def _due(self, what: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now < self._rests_until[what]:
+            return False
+        self._rests_until[what] = now + REST_SECONDS
+        return True
+
+    async def _step_down_meta(self, steward: LogConnection) -> None:
+        """On a connection of its own: the request belongs to the system account, which agents are not in otherwise."""
+        try:
+            connection = await Connection.open(steward)
+        except LogUnavailable:
+            return
+        try:
+            await self._step_down(connection, "META.LEADER.STEPDOWN")
+        finally:
+            await connection.close()
+
+    async def _step_down(self, connection: Connection, verb: str) -> None:
+        body = json.dumps({"placement": {"preferred": self._server}}).encode()
+        try:
+            message = await connection.request(f"$JS.API.{verb}", body, ANSWER_SECONDS)
+        except LogUnavailable:
+            return
+        error = json.loads(message.payload).get("error") if message.status != NOBODY else None
+        if error and error.get("err_code") not in (Code.NO_PEERS, Code.NO_META_LEADER, Code.NOT_LEADER):
+            raise ApiError(verb, int(error.get("err_code", 0)), str(error.get("description", "")))
+
+    async def _meta_leader(self) -> tuple[str | None, bool]:
+        """The meta leader, and whether our server is fit to become it."""
+        try:
+            message = await self._log.stream.connection.request("$SYS.REQ.SERVER.PING.JSZ", b"{}", ANSWER_SECONDS)
+        except HoldfastError:  # an external server may not export this to us: then the meta leader stays where it is
+            return None, False
+        if message.status == NOBODY:
+            return None, False
+        meta = (json.loads(message.payload).get("data") or {}).get("meta_cluster") or {}
+        replicas = meta.get("replicas") or []
+        return meta.get("leader") or None, any(
+            replica.get("name") == self._server and not replica.get("offline") for replica in replicas
+        )
