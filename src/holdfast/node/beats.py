@@ -48,6 +48,8 @@ class Beat(Struct, omit_defaults=True):
     progress_share: float = -1.0
     warnings: list[str] = []
     totals: dict[str, int] = {}
+    trees: str = ""
+    """The primary's set of trees (local.trees_digest): a standby with another set must be seeded again."""
     at: float = 0.0
 
 

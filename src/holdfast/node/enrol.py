@@ -49,6 +49,7 @@ class Bundle(Struct, frozen=True):
     trust: bytes
     certificate: bytes
     key: bytes
+    steward: bytes
     segment_key: bytes
 
 
@@ -153,9 +154,25 @@ def write_bundle(configuration: str, authority: Authority, key: SegmentKey, mach
     secret = b"" if settings.me.role == "relay" else key.secret
     code = make_code()
     folder.bundles.mkdir(mode=0o700, exist_ok=True)
-    bundle = Bundle(text, identity.trust, identity.certificate, identity.key, secret)
+    bundle = Bundle(text, identity.trust, identity.certificate, identity.key, identity.steward, secret)
     write_once(folder.bundles / f"{machine}.join", seal_bundle(bundle, code), PRIVATE)
     return code
+
+
+def renew_site(folder: Folder) -> dict[str, str]:
+    """``holdfast trust renew``: a fresh certificate for this machine and a bundle for each other. Name to join code."""
+    text = folder.configuration.read_text(encoding="utf-8")
+    settings = parse_settings(text, str(folder.configuration))
+    if not (folder.authority / "ca.key").exists():
+        raise Refused(
+            f"{folder.authority} is not on this machine",
+            hint="Run this on the machine where `holdfast init` ran, or bring that folder here from your safe.",
+        )
+    authority = Authority(folder.authority)
+    key = folder.read_segment_key()
+    _identity(authority, settings, settings.machine).write(folder.tls)
+    others = [machine.name for machine in settings.machines if machine.name != settings.machine]
+    return {name: write_bundle(text, authority, key, name, folder) for name in others}
 
 
 def join_site(bundle: Bundle, folder: Folder) -> Settings:
@@ -170,7 +187,7 @@ def join_site(bundle: Bundle, folder: Folder) -> Settings:
                 hint=f"To leave the old site, move {folder.base} and {present.state_directory} away first.",
             )
     folder.base.mkdir(mode=0o755, parents=True, exist_ok=True)
-    Identity(bundle.trust, bundle.certificate, bundle.key).write(folder.tls)
+    Identity(bundle.trust, bundle.certificate, bundle.key, bundle.steward).write(folder.tls)
     if bundle.segment_key:
         write_once(folder.segment_key, bundle.segment_key.hex().encode() + b"\n", PRIVATE)
     write_once(folder.configuration, bundle.configuration.encode(), PUBLIC)

@@ -21,8 +21,6 @@ class LocalState(Struct, frozen=True):
     """The epoch this machine serves in, or last served in without handing over cleanly; 0: none."""
     trees: tuple[TreeSpec, ...] = ()
     """The trees as the primary protects them; a standby learns them when it is seeded."""
-    unclean: bool = False
-    """An applier is (or was) at work: after a crash the trees may be ahead of the index."""
     verified_at: float = 0.0
     verified_differences: int = -1
 

@@ -77,10 +77,14 @@ class Execution:
         self.steps.append(done)
         self._history.record(f"{self.plan.action}: {name}", words, seconds=round(done.seconds, 3))
 
-    def outcome(self, *, warnings: tuple[str, ...] = (), failure: str = "") -> Outcome:
+    def outcome(
+        self, *, warnings: tuple[str, ...] = (), failure: str = "", nothing_to_do: bool = False
+    ) -> Outcome:
+        """The end, recorded."""
         seconds = self._monotonic() - self._began
         verb = "failed" if failure else "done"
         self._history.record(f"{self.plan.action} {verb}", failure, seconds=round(seconds, 3))
+        steps = tuple(self.steps)
         return Outcome(
-            self.plan.action, self.plan.machine, not failure, tuple(self.steps), seconds, warnings, failure=failure
+            self.plan.action, self.plan.machine, not failure, steps, seconds, warnings, failure, nothing_to_do
         )

@@ -95,7 +95,7 @@ TABLE: Final = (
         lambda f: f.primary == f.me,
         "the log says this machine is the primary, but its tree index does not continue the log",
         "Was its disk replaced? Then run `holdfast takeover` on the standby and `holdfast join --rejoin` here. "
-        "Is its mail store the good one? Then run `holdfast agent found --from-this-machine` here.",
+        "Is its mail store the good one? Then run `holdfast found` here.",
     ),
     Row(
         Role.SEEDING,

@@ -12,61 +12,54 @@ import asyncio
 from collections.abc import Sequence
 
 from holdfast.errors import HoldfastError
-from holdfast.mail.port import ProbeResult, Service
+from holdfast.mail.port import ProbeResult
+from holdfast.mail.site import MailSite
 from holdfast.node.address import Addresses
 
 
 class Serving:
-    """The services and addresses of this machine, as one thing that is on or off."""
+    """The mail software and the addresses of this machine, as one thing that is on or off."""
 
-    def __init__(self, services: Sequence[Service], addresses: Addresses) -> None:
-        self.services = tuple(services)
+    def __init__(self, mail: MailSite, addresses: Addresses) -> None:
+        self.mail = mail
         self.addresses = addresses
         self.on = False
 
     async def prepare(self) -> tuple[str, ...]:
         """Make copied configuration fit this machine; what was done, in sentences."""
-        done: list[str] = []
-        for service in self.services:
-            done += await service.prepare()
-        return tuple(done)
+        return await self.mail.prepare()
 
     async def start(self) -> None:
         """Take the addresses and start everything. Raises the first failure after trying all."""
         self.on = True
-        results = await asyncio.gather(
-            asyncio.to_thread(self.addresses.take),
-            *(service.start() for service in self.services),
-            return_exceptions=True,
+        _raise_first(
+            await asyncio.gather(asyncio.to_thread(self.addresses.take), self.mail.start(), return_exceptions=True)
         )
-        _raise_first(results)
 
     async def stop(self) -> None:
         """Planned: services end cleanly, then the addresses are given back."""
-        results = await asyncio.gather(*(service.stop() for service in self.services), return_exceptions=True)
+        results = await asyncio.gather(self.mail.stop(), return_exceptions=True)
         await asyncio.to_thread(self.addresses.release)
         self.on = False
         _raise_first(results)
 
     async def fence(self) -> None:
         """At once: nobody is served from here any more, whatever it takes."""
-        results: list[object] = []
+        failed: HoldfastError | None = None
         try:
             await asyncio.to_thread(self.addresses.release)
         except HoldfastError as error:
-            results.append(error)
-        results += await asyncio.gather(
-            *(service.stop(force=True) for service in self.services), return_exceptions=True
-        )
+            failed = error
+        await self.mail.stop(force=True)
+        if failed is not None:
+            raise failed
         self.on = False
-        _raise_first(results)
 
     async def probe(self) -> list[ProbeResult]:
         """A real transaction with every service, at every service address (at 127.0.0.1 where there is none)."""
         addresses = [str(address.ip) for address in self.addresses.addresses] or ["127.0.0.1"]
-        return list(
-            await asyncio.gather(*(service.probe(address) for address in addresses for service in self.services))
-        )
+        results = await asyncio.gather(*(self.mail.probe(address) for address in addresses))
+        return [result for group in results for result in group]
 
 
 def _raise_first(results: Sequence[object]) -> None:

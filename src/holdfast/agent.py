@@ -1,0 +1,230 @@
+"""The agent: the one place that builds real clocks, disks, sockets and processes, and wires the parts together.
+
+Order of a start: configuration, identity, state directory, log server (a child), connection, control socket, node.
+Order of an end (SIGTERM): node (what was seen is in the log), control socket, connection, log server. The mail services
+and the address stay as they are: the supervisor calls ``holdfast release`` when nobody comes back (docs/operations).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Final
+
+from holdfast import __version__
+from holdfast.changes.names import Incarnation
+from holdfast.errors import ExitStatus, HoldfastError, Refused
+from holdfast.log.bus import NatsBus
+from holdfast.log.connection import Connection, LogConnection
+from holdfast.log.jetstream import JetStreamLog, open_log, replace
+from holdfast.log.leader import LeaderPin
+from holdfast.log.port import Log, LogUnavailable, Missing
+from holdfast.log.server import LogServer
+from holdfast.log.server_config import Peer, ServerSettings
+from holdfast.log.trust import describe
+from holdfast.mail.commands import SystemCommands
+from holdfast.mail.site import MailSite
+from holdfast.node.address import Addresses
+from holdfast.node.control import Control
+from holdfast.node.enrol import Folder
+from holdfast.node.history import History
+from holdfast.node.local import LocalFile
+from holdfast.node.node import Node
+from holdfast.node.serving import Serving
+from holdfast.node.settings import Settings, load_settings
+from holdfast.node.world import Clocks, World
+from holdfast.trees.spec import TreeSpec
+from holdfast.trees.stat import Owners
+
+_log = logging.getLogger("holdfast")
+CONNECT_RETRY_SECONDS: Final = 1.0
+
+
+class JetStreamDoor:
+    """The segment's log on one connection."""
+
+    def __init__(self, settings: Settings, connection: Connection, steward: LogConnection | None) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._steward = steward
+        self._log: JetStreamLog | None = None
+        self._pin: LeaderPin | None = None
+
+    async def open(self) -> Log | None:
+        try:
+            self._log = await open_log(self._connection, self._settings.segment_name)
+        except Missing:
+            self._log = None
+        self._pin = None
+        return self._log
+
+    async def found(self, expected: Incarnation | None) -> Log:
+        replicas = 3 if len(self._settings.machines) >= 3 else 1
+        self._log = await replace(
+            self._connection,
+            self._settings.segment_name,
+            expected=expected,
+            replicas=replicas,
+            bytes_max=self._settings.log.limit_bytes,
+        )
+        self._pin = None
+        return self._log
+
+    async def pin_leader(self) -> str:
+        if self._log is None:
+            return ""
+        if self._pin is None:
+            relays = self._settings.relays
+            self._pin = LeaderPin(self._log, relays[0].name if relays else self._settings.machine, self._steward)
+        if self._settings.me.role == "mail" and self._settings.relays:
+            return (await self._pin.tick()).stream or ""
+        return (await self._log.info_within(2.0)).leader or ""
+
+
+def _server_settings(settings: Settings, folder: Folder) -> ServerSettings:
+    log = settings.log
+    return ServerSettings(
+        machine=settings.machine_name,
+        site=settings.site,
+        folder=settings.state / "log",
+        tls=folder.tls_files(),
+        address=settings.me.address,
+        client_port=log.client_port,
+        route_port=log.cluster_port,
+        peers=tuple(Peer(m.address, log.cluster_port) for m in settings.machines if m.name != settings.machine),
+        binary=Path(log.program) if log.program else None,
+    )
+
+
+def _urls(settings: Settings) -> tuple[str, ...]:
+    """The log's servers, this machine's own first."""
+    if not settings.log.embedded:
+        return settings.log.servers
+    ordered = [settings.me, *(machine for machine in settings.machines if machine is not settings.me)]
+    return tuple(
+        f"tls://{f'[{m.address}]' if ':' in m.address else m.address}:{settings.log.client_port}" for m in ordered
+    )
+
+
+def _only_agent(settings: Settings) -> IO[str]:
+    """Hold the lock that makes this the machine's only agent. Raises Refused."""
+    lock = (settings.state / "agent.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise Refused(
+            f"another agent runs on this machine (process {lock.read().strip() or 'unknown'})",
+            hint="Stop it first: two agents would both write this machine's copy.",
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _serving(settings: Settings) -> Serving:
+    mail = MailSite(settings.mail, SystemCommands())
+    return Serving(mail, Addresses(settings.service.interface, settings.service.addresses))
+
+
+def _world(settings: Settings, folder: Folder, connection: Connection, bus: NatsBus) -> World:
+    mail_machine = settings.me.role == "mail"
+    urls = _urls(settings)
+    steward = folder.tls_files().as_steward()
+    serving = _serving(settings)
+
+    async def find_trees() -> tuple[TreeSpec, ...]:
+        protection = await serving.mail.protection()
+        for warning in protection.warnings:
+            _log.warning("discovery: %s", warning)
+        return protection.trees
+
+    return World(
+        settings=settings,
+        door=JetStreamDoor(settings, connection, None if steward is None else LogConnection(urls, steward)),
+        bus=bus,
+        key=folder.read_segment_key() if mail_machine else None,
+        owners=Owners(),
+        history=History(settings.state / "history.jsonl", time.time),
+        local=LocalFile(settings.state / "node.json"),
+        serving=serving,
+        clocks=Clocks(time.time, time.time_ns, time.monotonic),
+        find_trees=find_trees,
+        certificate_warning=lambda: describe(folder.tls_files().certificate).warning(datetime.now(UTC)),
+        version=__version__,
+    )
+
+
+async def _connect(settings: Settings, folder: Folder) -> Connection:
+    """The connection to the log's servers: tried until one answers, said once."""
+    said = False
+    while True:
+        try:
+            return await Connection.open(LogConnection(_urls(settings), folder.tls_files(), name=settings.machine))
+        except LogUnavailable as error:
+            if not said:
+                _log.warning("waiting for the log's servers: %s", error.message)
+                said = True
+            await asyncio.sleep(CONNECT_RETRY_SECONDS)
+
+
+async def _agent(settings: Settings, folder: Folder) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = LogServer(_server_settings(settings, folder)) if settings.log.embedded else None
+    if server is not None:
+        await server.start()
+    try:
+        connection = await _connect(settings, folder)
+        bus = NatsBus(connection)
+        node = Node(_world(settings, folder, connection, bus))
+        control = Control(node)
+        await control.start(settings.control_socket, settings.metrics_port)
+        running = asyncio.create_task(node.run())
+        stopping = asyncio.create_task(stop.wait())
+        node.world.history.record("agent started", f"version {__version__}")
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await node.stop()
+        await running
+        node.world.history.record("agent stopped", "asked to")
+        await control.stop()
+        await bus.close()
+        await connection.close()
+    finally:
+        if server is not None:
+            await server.stop()
+
+
+def run_agent(configuration: Path) -> int:
+    """Run until SIGTERM. The exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    settings = load_settings(configuration)
+    folder = Folder(configuration.parent)
+    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = _only_agent(settings)
+    try:
+        asyncio.run(_agent(settings, folder))
+    except HoldfastError as error:
+        _log.error("%s", error)
+        return int(error.exit_status)
+    finally:
+        lock.close()
+    return int(ExitStatus.DONE)
+
+
+def release_serving(configuration: Path) -> None:
+    """Stop serving from this machine, without an agent. Raises HoldfastError when something still serves."""
+    settings = load_settings(configuration)
+    if settings.me.role == "mail":
+        asyncio.run(_serving(settings).fence())

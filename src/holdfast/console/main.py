@@ -1,0 +1,449 @@
+"""``holdfast``: the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from holdfast import __version__
+from holdfast.errors import ExitStatus, HoldfastError
+
+
+class _Group(click.Group):
+    """Commands in the order of a first day, the lab's loaded only when asked for."""
+
+    _order = (
+        "init", "join", "agent", "status", "verify", "switchover", "takeover",
+        "log", "history", "trust", "found", "release", "lab", "version",
+    )  # fmt: skip
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._order)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "lab":
+            from holdfast.drill.lab.commands import lab
+
+            return lab
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [
+            (name, "Make a lab of machines on this one: up, down, kill, cut ..." if name == "lab" else _short(self, name))
+            for name in self._order
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HoldfastError as error:
+            click.echo(f"holdfast: {error}", err=True)
+            ctx.exit(int(getattr(error, "status", error.exit_status)))
+
+
+def _short(group: click.Group, name: str) -> str:
+    command = group.commands[name]
+    return command.get_short_help_str(90)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Holdfast keeps mail running when a machine dies.
+
+    On the machine that has the mail: `holdfast init`. On the others: `holdfast join`. Then `holdfast status`.
+
+    \b
+    Exit status: 0 done, 1 failed, 2 usage, 3 done with differences named, 4 refused as unsafe,
+                 5 unreachable, 6 configuration, 7 environment, 8 no space.
+    """
+
+
+def _emit(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _parse_machine(text: str) -> tuple[str, str, str]:
+    name, separator, rest = text.partition("=")
+    address, _, role = rest.partition(",")
+    if not separator or not address or role not in ("", "mail", "relay"):
+        raise click.BadParameter(f"{text!r}: write NAME=ADDRESS or NAME=ADDRESS,relay")
+    return name, address, role or "mail"
+
+
+@main.command()
+@click.option("--site", required=True, help="A short name for the whole installation.")
+@click.option("--machine", "machines", multiple=True, required=True, metavar="NAME=ADDRESS[,relay]",
+              help="One machine and its own address; give this machine first, then the standby, then the relay.")
+@click.option("--service-address", "addresses", multiple=True, metavar="ADDRESS/PREFIX",
+              help="Where clients find the mail server; it moves between machines. May be given for IPv4 and IPv6.")
+@click.option("--interface", default="eth0", show_default=True, help="The interface that carries it.")
+@click.option("--mail", "mail_lines", default="", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="Lines for the [mail] table, when discovery needs help.")
+@_json
+def init(  # noqa: PLR0913
+    site: str, machines: tuple[str, ...], addresses: tuple[str, ...], interface: str, mail_lines: str, as_json: bool
+) -> None:
+    """Make this machine the first of a site.
+
+    Writes /etc/holdfast, and for each other machine a sealed bundle and the code that opens it. Starts nothing.
+
+    \b
+    Example:
+      holdfast init --site example --machine main=192.0.2.11 --machine backup=192.0.2.12 \\
+        --machine relay=192.0.2.13,relay --service-address 192.0.2.10/24 --interface eth0
+    """
+    from holdfast.node.enrol import Folder, create_site, initial_configuration
+
+    parsed = [_parse_machine(text) for text in machines]
+    configuration = initial_configuration(
+        site=site,
+        machine=parsed[0][0],
+        machines={name: (role, address) for name, address, role in parsed},
+        service_addresses=addresses,
+        interface=interface,
+        mail_lines=Path(mail_lines).read_text() if mail_lines else "",
+    )
+    folder = Folder()
+    codes = create_site(configuration, folder)
+    bundles = {name: {"bundle": str(folder.bundles / f"{name}.join"), "code": code} for name, code in codes.items()}
+    if as_json:
+        _emit({"configuration": str(folder.configuration), "bundles": bundles})
+        return
+    click.echo(f"Wrote {folder.configuration}: read it, it is short.")
+    for name, bundle in bundles.items():
+        click.echo(f"\nOn {name}: copy {bundle['bundle']} there, then")
+        click.echo(f"  holdfast join {name}.join --code {bundle['code']}")
+    click.echo(
+        "\nThe bundles hold private keys, sealed with their codes: send file and code by different ways, delete both."
+        f"\nKeep a copy of {folder.authority} and {folder.segment_key} in a safe."
+        "\nThen start the agents: systemctl enable --now holdfast"
+    )
+
+
+@main.command()
+@click.argument("bundle", required=False, type=click.Path(exists=True, dir_okay=False))
+@click.option("--code", default="", help="The join code; asked for when not given.")
+@click.option("--rejoin", is_flag=True, help="This machine was primary: come back as standby, keep aside what differs.")
+@_json
+def join(bundle: str | None, code: str, rejoin: bool, as_json: bool) -> None:
+    """Make this machine part of a site, or bring a returned one back.
+
+    \b
+    Example:
+      holdfast join backup.join --code abcde-...     (then start the agent: it seeds itself from the primary)
+      holdfast join --rejoin                         (on a machine that served when another was promoted)
+    """
+    if rejoin:
+        _client().post("/rejoin")
+        message = "Rejoining: what only this machine has is kept aside. `holdfast status` shows the progress."
+        if as_json:
+            _emit({"ordered": True})
+        else:
+            click.echo(message)
+        return
+    if bundle is None:
+        raise click.UsageError("give the bundle that `holdfast init` wrote for this machine, or --rejoin")
+    from holdfast.node.enrol import Folder, join_site, open_bundle
+
+    if not code:
+        code = click.prompt("Join code", hide_input=False)
+    settings = join_site(open_bundle(Path(bundle).read_bytes(), code), Folder())
+    if as_json:
+        _emit({"site": settings.site, "machine": settings.machine, "role": settings.me.role})
+    else:
+        click.echo(f"This machine is {settings.machine} ({settings.me.role}) of site {settings.site}.")
+        click.echo("Now start the agent: systemctl enable --now holdfast")
+
+
+@main.command()
+@click.option("--config", default="/etc/holdfast/holdfast.toml", show_default=True, type=click.Path(dir_okay=False))
+def agent(config: str) -> None:
+    """Run the agent in the foreground (what the systemd unit does).
+
+    \b
+    Example:
+      holdfast agent
+    """
+    from holdfast.agent import run_agent
+
+    sys.exit(run_agent(Path(config)))
+
+
+def _client() -> Any:
+    from holdfast.console.client import Client
+
+    return Client()
+
+
+@main.command()
+@_json
+@click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
+def status(as_json: bool, watch: bool) -> None:
+    """The site on one screen: roles, positions, lag, what would be lost, what to do.
+
+    Exit status 3 when there are warnings.
+
+    \b
+    Example:
+      holdfast status
+      holdfast status --json | jq .lost_if_primary_died_bytes
+    """
+    from holdfast.console import show
+
+    client = _client()
+    if watch:
+        show.watch_status(client)
+        return
+    facts = client.get("/status")
+    if as_json:
+        _emit(facts)
+    else:
+        show.status(facts)
+    sys.exit(ExitStatus.DIFFERENCES if facts["warnings"] else ExitStatus.DONE)
+
+
+@main.command()
+@click.option("--full", is_flag=True, help="Read every byte on both machines; without: names, sizes, times, owners.")
+@click.option("--heal", is_flag=True, help="Fetch from the primary what is damaged or missing here.")
+@_json
+def verify(full: bool, heal: bool, as_json: bool) -> None:
+    """Compare this standby with the primary, file by file, at one log position.
+
+    Exit status 3 when differences were found (and not healed).
+
+    \b
+    Example:
+      holdfast verify --full
+    """
+    from holdfast.console import show
+
+    lines = _client().lines("/verify", full=full, heal=heal)
+    report = show.follow_verify(lines, quiet=as_json)
+    if as_json:
+        _emit(report)
+    else:
+        show.verify_report(report)
+    sys.exit(ExitStatus.DIFFERENCES if report["remaining"] else ExitStatus.DONE)
+
+
+def _ordered(action: str, why: str, dry_run: bool, as_json: bool, force: bool) -> None:
+    from holdfast.console import show
+
+    client = _client()
+    if dry_run:
+        plan = client.post(f"/plan/{action}", why=why, force=force)
+        if as_json:
+            _emit(plan)
+        else:
+            show.plan(plan)
+        sys.exit(ExitStatus.REFUSED if plan["refusals"] else ExitStatus.DONE)
+    outcome = client.post(f"/{action}", why=why, force=force)
+    if as_json:
+        _emit(outcome)
+    else:
+        show.outcome(outcome)
+    if not outcome["done"]:
+        sys.exit(ExitStatus.FAILED)
+    sys.exit(ExitStatus.DIFFERENCES if outcome["warnings"] else ExitStatus.DONE)
+
+
+_why = click.option("--why", default="", help="For the event history.")
+_dry = click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
+
+
+@main.command()
+@_why
+@_dry
+@_json
+def switchover(why: str, dry_run: bool, as_json: bool) -> None:
+    """Make this standby the primary while the other still runs (planned; nothing is lost).
+
+    To go back, give the same command on the other machine.
+
+    \b
+    Example, on the standby:
+      holdfast switchover --why "kernel update on main"
+    """
+    _ordered("switchover", why, dry_run, as_json, False)
+
+
+@main.command()
+@_why
+@_dry
+@click.option("--force", is_flag=True, help="Although the primary is still heard: it is fenced by the promotion.")
+@_json
+def takeover(why: str, dry_run: bool, force: bool, as_json: bool) -> None:
+    """Make this standby the primary because the other is gone.
+
+    Applies the log to its end, promotes this machine, takes the service address, starts the mail software, probes it.
+    May be given again: on the primary it makes sure that it serves.
+
+    \b
+    Example, on the standby:
+      holdfast takeover --why "main does not answer"
+    """
+    _ordered("takeover", why, dry_run, as_json, force)
+
+
+@main.command()
+@click.option("--last", default=20, show_default=True, help="How many records.")
+@_json
+def log(last: int, as_json: bool) -> None:
+    """The last records of the log: number, time, writer, epoch, kind, size.
+
+    \b
+    Example:
+      holdfast log --last 5
+    """
+    from holdfast.console import show
+
+    records = _client().get(f"/log?last={last}")
+    if as_json:
+        _emit(records)
+    else:
+        show.records(records)
+
+
+@main.command()
+@click.option("--last", default=40, show_default=True, help="How many events.")
+@_json
+def history(last: int, as_json: bool) -> None:
+    """What this machine did, when and why.
+
+    \b
+    Example:
+      holdfast history --last 10
+    """
+    from holdfast.console import show
+
+    events = _client().get(f"/history?last={last}")
+    if as_json:
+        _emit(events)
+    else:
+        show.history(events)
+
+
+@main.group()
+def trust() -> None:
+    """Certificates between the machines: show, renew, change the authority."""
+
+
+@trust.command("show")
+@_json
+def trust_show(as_json: bool) -> None:
+    """This machine's certificate: names, validity.
+
+    \b
+    Example:
+      holdfast trust show
+    """
+    from holdfast.log.trust import describe
+    from holdfast.node.enrol import Folder
+
+    facts = describe(Folder().tls_files().certificate)
+    value = {
+        "machine": facts.machine,
+        "roles": list(facts.roles),
+        "addresses": list(facts.addresses),
+        "valid_from": facts.valid_from.isoformat(),
+        "valid_until": facts.valid_until.isoformat(),
+    }
+    if as_json:
+        _emit(value)
+    else:
+        for key, text in value.items():
+            click.echo(f"{key:12} {text if isinstance(text, str) else ', '.join(text)}")
+
+
+@trust.command("renew")
+@_json
+def trust_renew(as_json: bool) -> None:
+    """On the machine with the authority: a fresh certificate here, and new bundles for the others.
+
+    \b
+    Example:
+      holdfast trust renew      then on each other machine: holdfast join NAME.join; systemctl restart holdfast
+    """
+    from holdfast.node.enrol import Folder, renew_site
+
+    codes = renew_site(Folder())
+    bundles = {name: {"bundle": str(Folder().bundles / f"{name}.join"), "code": code} for name, code in codes.items()}
+    if as_json:
+        _emit({"bundles": bundles})
+        return
+    click.echo("This machine has a fresh certificate: restart its agent when convenient.")
+    for name, bundle in bundles.items():
+        click.echo(f"On {name}: copy {bundle['bundle']} there, then  holdfast join {name}.join --code {bundle['code']}")
+
+
+@trust.command("rotate")
+@click.argument("step", type=click.Choice(["begin", "switch", "finish"]))
+def trust_rotate(step: str) -> None:
+    """Replace the authority itself, in three steps; `holdfast trust renew` and joins after each of the first two.
+
+    \b
+    begin    make a new authority; both are trusted, the old one signs
+    switch   the new one signs, both are trusted
+    finish   the old one is trusted no more
+    """
+    from holdfast.log.trust import Authority
+    from holdfast.node.enrol import Folder
+
+    authority = Authority(Folder().authority)
+    {"begin": authority.rotate, "switch": authority.sign_with_new, "finish": authority.retire}[step]()
+    if step == "finish":
+        click.echo("Now `holdfast trust renew` once more, so that every machine forgets the old authority.")
+    else:
+        click.echo("Now `holdfast trust renew`, and bring the bundles to every machine, before the next step.")
+
+
+@main.command()
+@click.confirmation_option(prompt="The log starts anew from what this machine holds; all copies are compared again. Go?")
+def found() -> None:
+    """Start the log anew from this machine: when its trees are the truth and the log cannot be continued.
+
+    \b
+    Example:
+      holdfast found --yes
+    """
+    _client().post("/found")
+    click.echo("Ordered. `holdfast status` shows the progress.")
+
+
+@main.command()
+@click.option("--config", default="/etc/holdfast/holdfast.toml", show_default=True, type=click.Path(dir_okay=False))
+def release(config: str) -> None:
+    """Stop serving from this machine: give the addresses back, stop the mail software. For ExecStopPost.
+
+    Needs no agent and no log: it is what the supervisor calls when the agent has died.
+
+    \b
+    Example (in the systemd unit):
+      ExecStopPost=/usr/bin/holdfast release
+    """
+    from holdfast.agent import release_serving
+
+    release_serving(Path(config))
+
+
+@main.command()
+@_json
+def version(as_json: bool) -> None:
+    """The version of Holdfast."""
+    if as_json:
+        _emit({"holdfast": __version__, "python": sys.version.split()[0]})
+    else:
+        click.echo(f"holdfast {__version__}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The agent's door for commands: HTTP on a socket that only root can open, and metrics for Prometheus.
+
+====== ==================== ==================================================================
+GET    /status              SiteStatus
+GET    /history?last=100    the last events
+GET    /metrics             Prometheus text
+POST   /plan/ACTION         Plan of ``takeover`` or ``switchover``; body {"why": "", "force": false}
+POST   /ACTION              carry it out: Outcome
+POST   /rejoin, /found      give that order
+POST   /barrier             wait until everything done so far is in the log
+POST   /verify              compare with the primary: lines of JSON, progress, the report last
+====== ==================== ==================================================================
+
+Errors: 409 refused, 503 unreachable, 500 other failures; the body is {"message", "hint", "exit_status"}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.node.metrics import render_metrics
+from holdfast.node.node import Node
+from holdfast.node.operations import Operations
+from holdfast.node.status import site_status
+
+BARRIER_SECONDS_MAX: Final = 60.0
+BODY_BYTES_MAX: Final = 64 * 1024
+ACTIONS: Final = ("takeover", "switchover")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def error_body(error: HoldfastError) -> dict[str, Any]:
+    return {"message": error.message, "hint": error.hint, "exit_status": int(error.exit_status)}
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except HoldfastError as error:
+        status = 409 if isinstance(error, Refused) else 503 if isinstance(error, Unreachable) else 500
+        return _json(error_body(error), status)
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+class Control:
+    """Serves one node's orders."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._operations = Operations(node)
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self, socket: Path, metrics_port: int) -> None:
+        """Listen. The socket's folder is ours; a socket left by a dead agent is replaced."""
+        app = web.Application(middlewares=[_errors], client_max_size=BODY_BYTES_MAX)
+        app.router.add_get("/status", self._status)
+        app.router.add_get("/history", self._history)
+        app.router.add_get("/metrics", self._metrics)
+        for action in ACTIONS:
+            app.router.add_post(f"/plan/{action}", self._plan)
+            app.router.add_post(f"/{action}", self._act)
+        app.router.add_post("/rejoin", self._rejoin)
+        app.router.add_post("/found", self._found)
+        app.router.add_post("/barrier", self._barrier)
+        app.router.add_post("/verify", self._verify)
+        app.router.add_post("/lags/forget", self._forget_lags)
+        socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        socket.unlink(missing_ok=True)
+        runner = await self._run(app)
+        await web.UnixSite(runner, str(socket)).start()
+        socket.chmod(0o600)
+        if metrics_port:
+            metrics = web.Application()
+            metrics.router.add_get("/metrics", self._metrics)
+            await web.TCPSite(await self._run(metrics), "127.0.0.1", metrics_port).start()
+
+    async def _run(self, app: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    async def stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return _json(await site_status(self._node))
+
+    async def _history(self, request: web.Request) -> web.Response:
+        last = request.query.get("last", "100")
+        return _json(self._node.world.history.events(int(last) if last.isdigit() else 100))
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=render_metrics(await site_status(self._node)), content_type="text/plain")
+
+    async def _body(self, request: web.Request) -> dict[str, Any]:
+        raw = await request.read()
+        try:
+            return msgspec.json.decode(raw, type=dict[str, Any]) if raw else {}
+        except msgspec.DecodeError as error:
+            raise HoldfastError(f"the request's body is no JSON object: {error}") from None
+
+    async def _plan(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        if request.path.endswith("takeover"):
+            return _json(await self._operations.plan_takeover(body.get("why", ""), force=bool(body.get("force"))))
+        return _json(await self._operations.plan_switchover(body.get("why", "")))
+
+    async def _act(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        why = body.get("why", "")
+        if request.path.endswith("takeover"):
+            act = self._operations.takeover(why, force=bool(body.get("force")))
+        else:
+            act = self._operations.switchover(why)
+        # A client that goes away must not leave a takeover half done.
+        return _json(await asyncio.shield(asyncio.ensure_future(act)))
+
+    async def _rejoin(self, request: web.Request) -> web.Response:
+        self._node.order_rejoin()
+        return _json({"ordered": True})
+
+    async def _found(self, request: web.Request) -> web.Response:
+        self._node.order_found()
+        return _json({"ordered": True})
+
+    async def _barrier(self, request: web.Request) -> web.Response:
+        if self._node.primary is None:
+            raise Refused(f"only the primary captures; this machine is {self._node.role}")
+        position = await self._node.primary.barrier(BARRIER_SECONDS_MAX)
+        return _json({"incarnation": position.incarnation, "sequence": position.sequence})
+
+    async def _forget_lags(self, request: web.Request) -> web.Response:
+        if self._node.standby is not None:
+            self._node.standby.follow.forget_lags()
+        return _json({})
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request)
+        assert self._node.peer is not None
+        lines = self._node.peer.verify(full=bool(body.get("full")), heal=bool(body.get("heal")))
+        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        await response.prepare(request)
+        try:
+            async for line in lines:
+                await response.write(msgspec.json.encode(line) + b"\n")
+        except HoldfastError as error:
+            await response.write(msgspec.json.encode({"error": error_body(error)}) + b"\n")
+        await response.write_eof()
+        return response

@@ -1,0 +1,38 @@
+"""The status as Prometheus metrics, one sample per fact that an alarm could be set on."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from holdfast.node.status import SiteStatus
+
+
+def render_metrics(status: SiteStatus) -> bytes:
+    """Text exposition format, version 0.0.4."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str, value: float, **labels: str) -> None:
+        metric = known.get(name)
+        if metric is None:
+            metric = known[name] = Gauge(f"holdfast_{name}", text, list(labels), registry=registry)
+        (metric.labels(**labels) if labels else metric).set(value)
+
+    known: dict[str, Gauge] = {}
+    gauge("epoch", "Number of the last promotion this machine knows", status.epoch)
+    gauge("serving", "1 when this machine serves mail", status.serving)
+    gauge("log_reachable", "1 when the log answers", status.log.reachable)
+    gauge("log_last_sequence", "The log's last record", status.log.last)
+    gauge("log_first_sequence", "The log's first record", status.log.first)
+    gauge("log_stored_bytes", "Bytes one replica of the log uses", status.log.stored_bytes)
+    gauge("unlogged_bytes", "Captured by the primary, not in the log; -1 unknown", status.lost_if_primary_died_bytes)
+    gauge("files", "Files in this machine's trees", status.files)
+    gauge("bytes", "Bytes in this machine's trees", status.bytes)
+    gauge("warnings", "Warnings `holdfast status` shows", len(status.warnings))
+    gauge("verified_timestamp_seconds", "When this copy was last compared; 0 never", status.verified_at)
+    gauge("verified_differences", "Differences the last verify named; -1 never", status.verified_differences)
+    for view in status.machines:
+        gauge("machine_alive", "1 when the machine was heard in the last 2 s", view.alive, machine=view.name)
+        gauge("machine_behind_records", "Records not applied; -1 none to apply", view.behind_records, machine=view.name)
+        gauge("machine_lag_p99_milliseconds", "Captured to applied, -1 unknown", view.lag_ms_p99, machine=view.name)
+    gauge("role", "1 for the role this machine has", 1, role=status.role)
+    return generate_latest(registry)

@@ -1,0 +1,463 @@
+"""One machine's part in the site: it takes the role the log gives it, and carries out what people ask for.
+
+The node opens the log, decides by ``roles.TABLE``, and enters the role. It decides anew when something it relied on
+ends: the log was replaced, another machine was promoted, the copy does not continue the log. Orders from people
+(takeover, switchover, rejoin) run one at a time.
+
+What is guarded: before this machine serves as primary its promotion is in the log and ``served_epoch`` on its disk;
+when it learns that another was promoted it stops serving before it does anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from holdfast.changes.frame import Chain, Frame, Promotion, chain_start, read_header
+from holdfast.changes.names import Epoch, MachineName
+from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.log.port import Fenced, Log
+from holdfast.node.asks import Asks
+from holdfast.node.beats import Beat, Beats
+from holdfast.node.local import trees_digest
+from holdfast.node.peer import Peer
+from holdfast.node.primary import Primary, catch_up
+from holdfast.node.roles import Facts, Role, Row, decide
+from holdfast.node.seeding import Seeding
+from holdfast.node.standby import Standby
+from holdfast.node.world import World
+from holdfast.trees.index import Index, IndexUnusable
+from holdfast.trees.replay import ReplayGap
+
+RETRY_SECONDS: Final = 1.0
+PIN_LEADER_SECONDS: Final = 10.0
+YIELD_SECONDS_MAX: Final = 30.0
+"""A machine that stopped for a switchover serves again when nobody was promoted for so long."""
+
+
+class Node:
+    """See the module. Public attributes are for status; only this class changes them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        settings = world.settings
+        self.role = Role.STARTING
+        self.reason = "the agent has just started"
+        self.advice = ""
+        self.epoch = Epoch(0)
+        self.primary_name: MachineName | None = None
+        self.log: Log | None = None
+        self.log_problem = "not opened yet"
+        self.primary: Primary | None = None
+        self.standby: Standby | None = None
+        self.seeding: Seeding | None = None
+        self.leader = ""
+        self.busy = asyncio.Lock()
+        """Held by whatever changes the role."""
+        self.beats = Beats(
+            world.bus, settings.segment_name, settings.machine_name, self.beat, world.clocks.monotonic
+        )
+        self.asks = (
+            None
+            if world.key is None
+            else Asks(world.bus, settings.segment_name, settings.machine_name, world.key)
+        )
+        self.peer = None if world.key is None else Peer(world, self)
+        self._index: Index | None = None
+        self._again = asyncio.Event()
+        self._stopping = False
+        self._told_to_rejoin = False
+        self._told_to_found = False
+        self._yield_timer: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until :meth:`stop`. Raises only what no repeating can mend."""
+        self.beats.start()
+        if self.asks is not None and self.peer is not None:
+            self.peer.register(self.asks)
+            await self.asks.serve()
+            await self.peer.serve()
+        tending = asyncio.create_task(self._tend())
+        try:
+            while not self._stopping:
+                self._again.clear()
+                async with self.busy:
+                    settled = await self._take_role()
+                if settled:
+                    await self._again.wait()
+                else:
+                    await self._wait_or_again(RETRY_SECONDS)
+        finally:
+            tending.cancel()
+            await asyncio.gather(tending, *self._background, return_exceptions=True)
+            await self.beats.stop()
+
+    async def stop(self) -> None:
+        """The agent ends in order: what was seen is in the log. The services go on; the supervisor decides of them."""
+        self._stopping = True
+        async with self.busy:
+            await self._leave_role()
+        self._again.set()
+
+    async def _wait_or_again(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._again.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    async def _tend(self) -> None:
+        """What is done on a timer, whatever the role: the log's leader stays on the relay."""
+        while True:
+            try:
+                self.leader = await self.world.door.pin_leader()
+            except HoldfastError:
+                self.leader = ""
+            await asyncio.sleep(PIN_LEADER_SECONDS)
+
+    # -- roles ---------------------------------------------------------------------------------------------------------
+
+    def _become(self, role: Role, reason: str, advice: str = "") -> None:
+        if (role, reason) != (self.role, self.reason):
+            self.world.history.record(f"role: {role}", reason, epoch=int(self.epoch))
+        self.role, self.reason, self.advice = role, reason, advice
+        self._spawn(self.beats.say_now())
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            await work
+
+        task = asyncio.create_task(run())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _open_index(self) -> Index:
+        if self._index is None:
+            self._index = Index.open(self.world.index_path)
+        return self._index
+
+    async def _take_role(self) -> bool:
+        """Leave the present role, decide, enter the next; False when it is to be tried again soon."""
+        await self._leave_role()
+        if self._stopping:
+            return True
+        try:
+            self.log = await self.world.door.open()
+            self.log_problem = ""
+            facts = await self._facts()
+        except HoldfastError as error:
+            self.log_problem = error.message
+            self._become(Role.WAITING, f"the log cannot be reached: {error.message}", error.hint)
+            return False
+        row = decide(facts)
+        self.epoch, self.primary_name = facts.epoch, facts.primary
+        try:
+            return await self._enter(row)
+        except HoldfastError as error:
+            self.world.history.record(f"could not be {row.role}", error.message)
+            await self._leave_role()
+            self._become(Role.WAITING, f"could not be {row.role}: {error.message}", error.hint)
+            return False
+
+    async def _facts(self) -> Facts:
+        settings, local = self.world.settings, self.world.local
+        first = last = 0
+        primary, epoch, incarnation = None, Epoch(0), ""
+        if self.log is not None:
+            state = await self.log.state()
+            first, last, incarnation = state.first, state.last, state.incarnation
+            if last:
+                header, _ = read_header((await self.log.read(state.last)).payload)
+                primary, epoch = header.writer, header.epoch
+        fits = empty = False
+        if self.world.key is not None:
+            position = self._open_index().position
+            empty = position.sequence == 0
+            fits = not empty and position.incarnation == incarnation and first - 1 <= position.sequence <= last
+        return Facts(
+            relay=settings.me.role == "relay",
+            log_empty=last == 0,
+            starts_log=settings.starts_log,
+            primary=primary,
+            epoch=epoch,
+            me=settings.machine_name,
+            served_epoch=local.served_epoch,
+            index_fits=fits,
+            index_empty=empty,
+            told_to_found=self._told_to_found,
+            told_to_rejoin=self._told_to_rejoin,
+        )
+
+    async def _enter(self, row: Row) -> bool:
+        match row.role:
+            case Role.FOUNDER:
+                await self._found(row)
+            case Role.PRIMARY:
+                await self._resume(row)
+            case Role.STANDBY:
+                await self._follow(row)
+            case Role.SEEDING:
+                return await self._seed(row)
+            case Role.RETURNED | Role.BLOCKED:
+                await self._stop_serving(row.reason)
+                self._become(row.role, row.reason, row.advice)
+                return False  # look again: an order, or another log, changes the facts
+            case Role.RELAY:
+                self._become(row.role, row.reason)
+                await asyncio.sleep(RETRY_SECONDS)
+                return False  # the epoch and the primary's name in its status stay fresh
+            case _:
+                self._become(row.role, row.reason, row.advice)
+                return False
+        return True
+
+    async def _leave_role(self) -> None:
+        if self._yield_timer is not None:
+            self._yield_timer.cancel()
+            self._yield_timer = None
+        if self.seeding is not None:
+            await self.seeding.cancel()
+            self.seeding = None
+        if self.primary is not None:
+            await self.primary.end()
+            self.primary = None
+        if self.standby is not None:
+            await self.standby.end()
+            self.standby = None
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    async def _stop_serving(self, why: str) -> None:
+        """Serve nobody from here. Fencing is repeated until it succeeds: nothing else happens before."""
+        while True:
+            try:
+                await self.world.serving.fence()
+                return
+            except HoldfastError as error:
+                self.world.history.record("fencing failed, trying again", f"{why}: {error.message}")
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _found(self, row: Row) -> None:
+        """Start the log from what this machine holds."""
+        world = self.world
+        self._become(Role.FOUNDER, row.reason)
+        trees = await world.find_trees()
+        world.local.change(trees=trees)
+        if self.log is None or (await self.log.state()).last > 0:
+            self.log = await world.door.found(None if self.log is None else self.log.incarnation)
+        self._told_to_found = False
+        index = self._open_index()
+        index.clear()
+        chain = chain_start(self.log.incarnation)
+        epoch = Epoch(self.epoch + 1)
+        index.commit(chain, epoch)
+        await self._promote(chain, epoch, row.reason, planned=True)
+
+    async def _resume(self, row: Row) -> None:
+        """Go on as the primary this machine is: its own records since the last commit, then a scan, while serving."""
+        assert self.log is not None
+        index = self._open_index()
+        try:
+            chain = await catch_up(index, self.log, self.world)
+        except ReplayGap as error:
+            raise IndexUnusable(error.message, hint=row.advice or "Run `holdfast found`.") from error
+        await self._begin_primary(index, chain, self.epoch, None, row.reason)
+
+    async def _promote(self, chain: Chain, epoch: Epoch, reason: str, *, planned: bool) -> None:
+        promotion = Promotion(self.world.settings.machine_name, reason, planned)
+        await self._begin_primary(self._open_index(), chain, epoch, promotion, reason)
+
+    async def _begin_primary(
+        self, index: Index, chain: Chain, epoch: Epoch, promotion: Promotion | None, reason: str
+    ) -> None:
+        assert self.log is not None
+        primary = Primary(self.world, index, self.log, epoch, self._lost)
+        await primary.begin(chain, promotion)
+        self.primary = primary
+        self.epoch, self.primary_name = epoch, self.world.settings.machine_name
+        self._become(Role.PRIMARY, reason)
+        await self.world.serving.start()
+
+    async def _follow(self, row: Row) -> None:
+        await self._stop_serving(row.reason)
+        await self.follow_again()
+        self._become(Role.STANDBY, row.reason)
+
+    async def _seed(self, row: Row) -> bool:
+        """Fetch what differs from the primary; True never: the next decision finds an index that fits."""
+        await self._stop_serving(row.reason)
+        assert self.primary_name is not None
+        self._become(Role.SEEDING, row.reason)
+        self.seeding = Seeding(self.world, self._open_index(), self.peer, self.primary_name)
+        self.busy.release()  # long: status, and a person's orders, must get through
+        try:
+            await self.seeding.run(keep_replaced=self._told_to_rejoin or self.world.local.served_epoch > 0)
+        finally:
+            await self.busy.acquire()
+            self.seeding = None
+        self._told_to_rejoin = False
+        self.world.local.change(served_epoch=0, unclean=False)
+        self._again.set()
+        return True
+
+    def _promoted(self, frame: Frame) -> None:
+        """A standby read a promotion in the log."""
+        assert frame.promotion is not None
+        self.epoch, self.primary_name = frame.header.epoch, frame.promotion.machine
+        self.world.history.record(
+            f"{frame.promotion.machine} was promoted", frame.promotion.reason, epoch=int(frame.header.epoch)
+        )
+        if self.role is Role.YIELDED and self._yield_timer is not None:
+            self._yield_timer.cancel()
+            self._yield_timer = None
+            self._become(Role.STANDBY, "another machine is the primary; this one continues its copy")
+
+    def _lost(self, error: HoldfastError) -> None:
+        """The primary or standby part ended by itself. Fencing comes before everything else."""
+        self.world.history.record(f"{self.role} ended", error.message)
+        self._spawn(self._after_loss(error))
+
+    async def _after_loss(self, error: HoldfastError) -> None:
+        if isinstance(error, Fenced):
+            await self._stop_serving(error.message)
+        elif self.standby is not None and not error.retry:
+            # The copy does not continue the log: only a comparison with the primary mends it.
+            async with self.busy:
+                if self.standby is not None:
+                    await self.standby.end()
+                    self.standby = None
+                    index = self._open_index()
+                    index.commit(Chain(index.chain.incarnation, index.chain.sequence, b"\0" * 32), self.epoch)
+                    self.world.local.change(trees=())
+        self._again.set()
+
+    # -- what the operations use ---------------------------------------------------------------------------------------
+
+    async def drain(self, timeout_seconds: float) -> str:
+        """As a standby: apply everything the log has now."""
+        assert self.standby is not None
+        assert self.log is not None
+        last = (await self.log.state()).last
+        await self.standby.follow.reached(last, timeout_seconds=timeout_seconds)
+        return f"applied to the log's end, record {last}"
+
+    async def become_primary(self, reason: str, *, planned: bool) -> str:
+        """As a standby: append this machine's promotion and capture from then on.
+
+        Raises Fenced when somebody else's record came first; :meth:`follow_again` makes it a standby again.
+        """
+        assert self.standby is not None
+        assert self.log is not None
+        chain = await self.standby.end()
+        self.standby = None
+        index = self._open_index()
+        epoch = Epoch(max(self.epoch, index.epoch) + 1)
+        primary = Primary(self.world, index, self.log, epoch, self._lost)
+        try:
+            await primary.begin(chain, Promotion(self.world.settings.machine_name, reason, planned))
+        except Fenced:
+            raise
+        except HoldfastError:
+            self._again.set()
+            raise
+        self.primary = primary
+        self.epoch, self.primary_name = epoch, self.world.settings.machine_name
+        self._become(Role.PRIMARY, reason)
+        return f"record {chain.sequence + 1} of the log promotes this machine, epoch {epoch}"
+
+    async def follow_again(self) -> None:
+        """As neither: follow the log from where the index stands."""
+        assert self.log is not None
+        self.standby = Standby(
+            self.world, self._open_index(), self.log, on_promotion=self._promoted, on_lost=self._lost
+        )
+        await self.standby.begin()
+
+    async def yield_role(self) -> int:
+        """As the primary: stop serving, put everything into the log, follow it. The last record's number."""
+        async with self.busy:
+            if self.primary is None:
+                raise Refused(f"{self.world.settings.machine} is not the primary ({self.role})")
+            self.world.history.record("yielding for a switchover", "the other machine asked")
+            await self.world.serving.stop()
+            try:
+                await self.primary.barrier(YIELD_SECONDS_MAX / 3)
+            except HoldfastError:
+                await self.world.serving.start()
+                raise
+            chain = await self.primary.end()
+            self.primary = None
+            self.world.local.change(served_epoch=0)
+            await self.follow_again()
+            self._become(Role.YIELDED, "stopped for a switchover; waits for the other machine's promotion")
+            self._yield_timer = asyncio.create_task(self._resume_unless_promoted())
+            return chain.sequence
+
+    async def _resume_unless_promoted(self) -> None:
+        await asyncio.sleep(YIELD_SECONDS_MAX)
+        self._yield_timer = None
+        self.world.history.record("nobody was promoted after this machine yielded: it serves again")
+        self._again.set()
+
+    async def resume_role(self) -> None:
+        """The switchover was given up: serve again at once."""
+        if self.role is not Role.YIELDED:
+            raise Refused(f"this machine has not yielded ({self.role})")
+        self._again.set()
+
+    def order_rejoin(self) -> None:
+        if self.role not in (Role.RETURNED, Role.BLOCKED, Role.WAITING):
+            raise Refused(
+                f"this machine is {self.role}: there is nothing to rejoin", hint="`holdfast status` shows its state."
+            )
+        self._told_to_rejoin = True
+        self._again.set()
+
+    def order_found(self) -> None:
+        if self.role in (Role.PRIMARY, Role.RELAY):
+            raise Refused(f"this machine is {self.role}: it cannot start the log anew")
+        self._told_to_found = True
+        self._again.set()
+
+    # -- beats ---------------------------------------------------------------------------------------------------------
+
+    def beat(self) -> Beat:
+        """What this machine says of itself now."""
+        beat = Beat(
+            machine=self.world.settings.machine,
+            role=str(self.role),
+            reason=self.reason,
+            version=self.world.version,
+            epoch=int(self.epoch),
+            serving=self.world.serving.on,
+            at=self.world.clocks.wall_seconds(),
+        )
+        if self.primary is not None and self.primary.capture is not None:
+            status = self.primary.capture.status()
+            beat.incarnation, beat.captured = status.position.incarnation, status.position.sequence
+            beat.applied = beat.durable = status.position.sequence
+            beat.waiting_bytes, beat.waiting_seconds = status.waiting_bytes, status.waiting_seconds
+            beat.log_away_seconds = -1.0 if status.log_away_seconds is None else status.log_away_seconds
+            beat.trees = trees_digest(self.world.local.state.trees)
+            if self.primary.scanning is not None:
+                beat.progress, beat.progress_share = self.primary.scanning.words, self.primary.scanning.share
+        elif self.standby is not None:
+            follow = self.standby.follow
+            lag = follow.lag()
+            beat.incarnation, beat.applied = follow.applied.incarnation, follow.applied.sequence
+            beat.durable = follow.durable.sequence
+            beat.lag_ms_p50, beat.lag_ms_p99 = lag.p50_ms, lag.p99_ms
+            if follow.blocked_because:
+                beat.warnings.append(follow.blocked_because)
+        elif self.seeding is not None:
+            beat.progress, beat.progress_share = self.seeding.words, self.seeding.share
+        return beat
+
+    def require_reachable(self, machine: str) -> None:
+        if not self.beats.alive(machine):
+            raise Unreachable(f"{machine} is not heard", hint="Is its agent running? `holdfast status` shows who is.")
+

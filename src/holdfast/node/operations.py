@@ -1,0 +1,230 @@
+"""Takeover and switchover: what a person orders when a machine has died, or before it is worked on.
+
+Both run on the machine that becomes primary. Both make a plan first; both may be given again at any time: on the
+primary they only make sure that it serves.
+
+Takeover, the primary is gone::
+
+    drain     apply everything the log has
+    promote   append our promotion: from here the old primary can write nothing more
+    serve     take the addresses, start the mail software (both at once)
+    probe     a real transaction with every service at the service address
+
+Switchover, nothing has failed: the same, and before it
+
+    yield     the primary stops serving, puts everything into the log, gives the addresses back
+
+If anything fails before the promotion is in the log, the primary is told to resume, and serves again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from holdfast.errors import HoldfastError, Refused
+from holdfast.log.port import Fenced
+from holdfast.node.node import Node
+from holdfast.node.plan import Execution, Outcome, Plan, Step
+from holdfast.node.roles import Role
+
+DRAIN_SECONDS_MAX: Final = 600.0
+"""Applying a long backlog takes minutes; a log that gives nothing for so long is away."""
+PROBE_SECONDS_MAX: Final = 10.0
+PROBE_PAUSE_SECONDS: Final = 0.05
+PROMOTIONS_MAX: Final = 5
+"""Attempts to be the log's next record, when a dying primary's last frames still arrive."""
+
+_SERVE: Final = Step("serve", "take the service addresses and start the mail software")
+_PROBE: Final = Step("probe", "log in, select and greet every service at the service address")
+
+
+class Operations:
+    """The orders a person can give to one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    # -- plans ---------------------------------------------------------------------------------------------------------
+
+    async def plan_takeover(self, why: str, *, force: bool) -> Plan:
+        """What a takeover would do here and now."""
+        node, me = self._node, self._node.world.settings.machine
+        refusals, warnings = self._standing(f"{me} is the standby"), []
+        primary = node.primary_name
+        if primary and primary != me and node.beats.alive(primary) and not force:
+            refusals.append(
+                f"the primary {primary} is alive (heard {node.beats.silent_seconds(primary):.1f} s ago): "
+                "use `holdfast switchover`, or --force if it serves nobody all the same"
+            )
+        beat = node.beats.last(primary) if primary else None
+        if beat is not None and beat.waiting_bytes:
+            warnings.append(
+                f"when last heard, {primary} had {beat.waiting_bytes:,} bytes (for {beat.waiting_seconds:.1f} s) "
+                "that were not yet in the log: they are on its disk only"
+            )
+        behind = await self._records_behind()
+        return Plan(
+            "takeover",
+            me,
+            why or (f"a person says that {primary} is gone" if primary else "a person orders it"),
+            (
+                Step("drain", f"apply the {behind} records of the log that are not applied yet"),
+                Step("promote", f"append the promotion of {me} (epoch {node.epoch + 1}) to the log"),
+                _SERVE,
+                _PROBE,
+            ),
+            tuple(warnings),
+            tuple(refusals),
+            {"primary": primary, "epoch": int(node.epoch), "records_behind": behind},
+        )
+
+    async def plan_switchover(self, why: str) -> Plan:
+        """What a switchover to this machine would do."""
+        node, me = self._node, self._node.world.settings.machine
+        refusals = self._standing(f"{me} is the standby")
+        primary = node.primary_name
+        if primary and primary != me and not node.beats.alive(primary):
+            refusals.append(f"the primary {primary} is not heard: if it is gone, use `holdfast takeover`")
+        behind = await self._records_behind()
+        return Plan(
+            "switchover",
+            me,
+            why or "a person orders it",
+            (
+                Step("yield", f"{primary} stops serving, puts everything into the log, gives the addresses back"),
+                Step("drain", f"apply what is then in the log ({behind} records now)"),
+                Step("promote", f"append the promotion of {me} (epoch {node.epoch + 1}) to the log"),
+                _SERVE,
+                _PROBE,
+            ),
+            (),
+            tuple(refusals),
+            {"primary": primary, "epoch": int(node.epoch), "records_behind": behind},
+        )
+
+    def _standing(self, needed: str) -> list[str]:
+        node = self._node
+        if node.role is Role.STANDBY:
+            return []
+        advice = f" {node.advice}" if node.advice else ""
+        return [f"{needed}, not {node.role}: {node.reason}.{advice}"]
+
+    async def _records_behind(self) -> int:
+        node = self._node
+        if node.standby is None or node.log is None:
+            return 0
+        return (await node.log.state()).last - node.standby.follow.chain.sequence
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    async def takeover(self, why: str, *, force: bool = False) -> Outcome:
+        """Carry the plan out. Raises Refused; a failed step is in the outcome."""
+        if self._node.role is Role.PRIMARY:
+            return await self._make_sure("takeover")
+        async with self._node.busy:
+            plan = await self.plan_takeover(why, force=force)
+            _refuse(plan)
+            execution = Execution(plan, self._node.world.history, self._node.world.clocks.monotonic)
+            try:
+                await execution.step("drain", self._node.drain(DRAIN_SECONDS_MAX))
+                await self._promote_and_serve(execution, planned=False)
+            except HoldfastError as error:
+                return execution.outcome(failure=str(error))
+            return execution.outcome(warnings=await self._probe(execution))
+
+    async def switchover(self, why: str) -> Outcome:
+        """Carry the plan out. Raises Refused; a failed step is in the outcome, and the old primary serves again."""
+        node = self._node
+        if node.role is Role.PRIMARY:
+            return await self._make_sure("switchover")
+        async with node.busy:
+            plan = await self.plan_switchover(why)
+            _refuse(plan)
+            primary, asks = node.primary_name, node.asks
+            assert primary is not None
+            assert asks is not None
+            execution = Execution(plan, node.world.history, node.world.clocks.monotonic)
+            yielded = False
+
+            async def give_up() -> str:
+                nonlocal yielded
+                yielded = True
+                reply = await asks.order(primary, "yield", seconds=60.0)
+                return f"{primary} stopped serving at record {reply['sequence']}"
+
+            try:
+                await execution.step("yield", give_up())
+                await execution.step("drain", node.drain(DRAIN_SECONDS_MAX))
+                await self._promote_and_serve(execution, planned=True)
+            except HoldfastError as error:
+                if yielded and node.primary is None:
+                    await self._tell_to_resume(primary)
+                return execution.outcome(failure=str(error))
+            return execution.outcome(warnings=await self._probe(execution))
+
+    async def _tell_to_resume(self, primary: str) -> None:
+        assert self._node.asks is not None
+        try:
+            await self._node.asks.order(primary, "resume")
+        except HoldfastError as error:  # it serves again by itself when nobody is promoted: see Node.yield_role
+            self._node.world.history.record(f"{primary} could not be told to resume", error.message)
+
+    async def _promote_and_serve(self, execution: Execution, *, planned: bool) -> None:
+        """Promotion, then serving; the addresses and services start as soon as the promotion is in the log."""
+        node, plan = self._node, execution.plan
+
+        async def serve() -> str:
+            prepared = await node.world.serving.prepare()
+            await node.world.serving.start()
+            return "; ".join(prepared)
+
+        for attempt in range(PROMOTIONS_MAX):
+            try:
+                await execution.step("promote", node.become_primary(plan.why, planned=planned))
+                break
+            except Fenced:  # a last record of the old primary came first
+                if attempt == PROMOTIONS_MAX - 1:
+                    raise
+                await node.follow_again()
+                await execution.step("drain", node.drain(DRAIN_SECONDS_MAX))
+        await execution.step("serve", serve())
+
+    async def _make_sure(self, action: str) -> Outcome:
+        """This machine is the primary already: it serves, or serves from now on."""
+        node = self._node
+        plan = Plan(action, node.world.settings.machine, "this machine is the primary already", (_SERVE, _PROBE))
+        execution = Execution(plan, node.world.history, node.world.clocks.monotonic)
+
+        async def serve() -> str:
+            await node.world.serving.start()
+            return "the addresses are here and the services run"
+
+        try:
+            await execution.step("serve", serve())
+        except HoldfastError as error:
+            return execution.outcome(failure=str(error))
+        return execution.outcome(warnings=await self._probe(execution), nothing_to_do=True)
+
+    async def _probe(self, execution: Execution) -> tuple[str, ...]:
+        """Probe until every service answers, or the time is up; what did not answer, in sentences."""
+        node = self._node
+        failed: list[str] = []
+
+        async def probe() -> str:
+            nonlocal failed
+            deadline = node.world.clocks.monotonic() + PROBE_SECONDS_MAX
+            while True:
+                results = await node.world.serving.probe()
+                failed = [f"{r.service} at {r.address}: {r.words}" for r in results if not r.ok]
+                if not failed or node.world.clocks.monotonic() > deadline:
+                    return "; ".join(f"{r.service} {'answers' if r.ok else 'does not answer'}" for r in results)
+                await asyncio.sleep(PROBE_PAUSE_SECONDS)
+
+        await execution.step("probe", probe())
+        return tuple(failed)
+
+
+def _refuse(plan: Plan) -> None:
+    if plan.refusals:
+        raise Refused(f"{plan.action} is not possible here: {plan.refusals[0]}", hint="\n  ".join(plan.refusals[1:]))

@@ -1,0 +1,133 @@
+"""This machine as the primary: it watches, captures, serves its index and contents to standbys, and trims the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from holdfast.changes.frame import Chain, FrameWriter, Promotion, follow_chain, open_frame, read_header
+from holdfast.changes.names import CapturedPosition, Epoch
+from holdfast.errors import HoldfastError
+from holdfast.log.port import Fenced, Log
+from holdfast.node.capture import Capture
+from holdfast.node.world import World
+from holdfast.trees.index import Index
+from holdfast.trees.replay import Replay
+from holdfast.trees.spec import Tree
+from holdfast.watch.watcher import ScanProgress, Watcher
+
+
+async def catch_up(index: Index, log: Log, world: World) -> Chain:
+    """Bring our own records since the last commit into the index: the place reached is the log's end.
+
+    Raises FrameDamaged, ReplayGap, LogDamaged: then the index is of no use any more.
+    """
+    chain, epoch = index.chain, index.epoch
+    last = (await log.state()).last
+    replay = Replay(index, world.owners)
+    while chain.sequence < last:
+        async for record in log.follow(chain.sequence):
+            frame = open_frame(record.payload, world.segment_key())
+            chain = follow_chain(chain, record.payload, frame.header)
+            epoch = frame.header.epoch
+            for change in frame.changes:
+                replay.apply(change)
+            if chain.sequence >= last:
+                break
+    index.commit(chain, epoch)
+    return chain
+
+
+class Primary:
+    """From :meth:`begin` to :meth:`end`. *on_lost* is called when it may not go on."""
+
+    def __init__(
+        self, world: World, index: Index, log: Log, epoch: Epoch, on_lost: Callable[[HoldfastError], None]
+    ) -> None:
+        self._world = world
+        self._index = index
+        self._log = log
+        self.epoch = epoch
+        self._on_lost = on_lost
+        self.trees = [Tree(spec) for spec in world.local.state.trees]
+        copy = world.settings.copy
+        self.watcher = Watcher(
+            index, self.trees, world.owners, batch_seconds=copy.batch_milliseconds / 1000, monotonic=world.clocks.monotonic
+        )
+        self.capture: Capture | None = None
+        self.scanning: ScanProgress | None = None
+        self.scan_done = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def begin(self, chain: Chain, promotion: Promotion | None) -> None:
+        """Watch, then (with *promotion*) append it as the record after *chain*, then capture. Raises Fenced, OSError.
+
+        From the first line on nothing that happens in the trees is missed.
+        """
+        world, settings = self._world, self._world.settings
+        await asyncio.to_thread(self.watcher.start)
+        try:
+            writer = FrameWriter(settings.segment_name, settings.machine_name, self.epoch, world.segment_key())
+            self.capture = Capture(
+                watcher=self.watcher,
+                index=self._index,
+                log=self._log,
+                writer=writer,
+                chain=chain,
+                clock_ns=world.clocks.wall_ns,
+                monotonic=world.clocks.monotonic,
+                on_lost=self._on_lost,
+            )
+            if promotion is not None:
+                await self.capture.append_promotion(promotion)
+            world.local.change(served_epoch=int(self.epoch))
+        except BaseException:
+            await asyncio.to_thread(self.watcher.stop)
+            raise
+        self.capture.start()
+        self._tasks = [asyncio.create_task(self._scan()), asyncio.create_task(self._look_for_others())]
+
+    async def end(self) -> Chain:
+        """Stop capturing; everything seen is in the log (unless it was lost). The place reached."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert self.capture is not None
+        chain = await self.capture.stop()
+        await asyncio.to_thread(self.watcher.stop)
+        return chain
+
+    async def barrier(self, timeout_seconds: float) -> CapturedPosition:
+        assert self.capture is not None
+        return await self.capture.barrier(timeout_seconds=timeout_seconds)
+
+    async def _scan(self) -> None:
+        """What changed while nobody watched."""
+        assert self.capture is not None
+
+        def seen(progress: ScanProgress) -> None:
+            self.scanning = progress
+
+        try:
+            await self.capture.scan(seen)
+        except HoldfastError:
+            return  # the capture ended, and told why
+        self.scanning, self.scan_done = None, True
+
+    async def _look_for_others(self) -> None:
+        """An idle primary appends nothing and would not notice that it was replaced: look at the log's end."""
+        assert self.capture is not None
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                ours = self.capture.chain.sequence
+                last = (await self._log.state()).last
+                if last > ours and self.capture.chain.sequence == ours:
+                    header, _ = read_header((await self._log.read(last)).payload)
+                    if header.writer != self._world.settings.machine:
+                        self._on_lost(Fenced(f"{header.writer} was promoted (epoch {header.epoch})", last=last))
+                        return
+            except HoldfastError as error:
+                if not error.retry:
+                    self._on_lost(error)
+                    return

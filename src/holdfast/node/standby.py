@@ -1,0 +1,58 @@
+"""This machine as a standby: it applies the log to its trees and is ready to be promoted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from holdfast.apply.applier import Applier
+from holdfast.apply.recovery import RecoveryReport
+from holdfast.changes.frame import Chain, Frame
+from holdfast.errors import HoldfastError
+from holdfast.log.port import Log
+from holdfast.node.follow import Follow
+from holdfast.node.world import World
+from holdfast.trees.index import Index
+from holdfast.trees.spec import Tree
+
+
+class Standby:
+    """From :meth:`begin` to :meth:`end`. *on_lost* is called when the copy does not continue the log any more."""
+
+    def __init__(
+        self,
+        world: World,
+        index: Index,
+        log: Log,
+        *,
+        on_promotion: Callable[[Frame], None],
+        on_lost: Callable[[HoldfastError], None],
+    ) -> None:
+        self._world = world
+        self._index = index
+        self.trees = [Tree(spec) for spec in world.local.state.trees]
+        self.applier = Applier(index, self.trees, world.owners, world.new_aside())
+        self.follow = Follow(
+            applier=self.applier,
+            log=log,
+            key=world.segment_key(),
+            chain=index.chain,
+            durable_seconds=world.settings.copy.durable_seconds,
+            clock_ns=world.clocks.wall_ns,
+            monotonic=world.clocks.monotonic,
+            on_promotion=on_promotion,
+            on_lost=on_lost,
+        )
+
+    async def begin(self) -> None:
+        """After an unclean end the trees are first brought back to the committed index. Raises HoldfastError."""
+        report = await asyncio.to_thread(self.applier.recover)
+        if report != RecoveryReport.nothing():
+            self._world.history.record("copy recovered after an unclean end", str(report))
+        self.follow.start()
+
+    async def end(self) -> Chain:
+        """Stop applying; what was applied is on disk and in the index, which is closed. The place reached."""
+        chain = await self.follow.stop()
+        await asyncio.to_thread(self.applier.close)
+        return chain

@@ -1,0 +1,271 @@
+"""The site as one machine sees it: what `holdfast status` shows, metrics count, and the web page will draw.
+
+Every warning comes with what to do about it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Final
+
+from msgspec import Struct
+
+from holdfast.errors import HoldfastError
+from holdfast.log.port import LogState
+from holdfast.node.beats import Beat
+from holdfast.node.node import Node
+from holdfast.node.roles import Role
+
+VERIFY_AGE_SECONDS_MAX: Final = 7 * 86400.0
+"""A copy not compared for a week is a copy believed in."""
+LAG_MS_MAX: Final = 1000.0
+DISK_FREE_SHARE_MIN: Final = 0.1
+
+
+class Warned(Struct, frozen=True):
+    what: str
+    advice: str
+
+
+class MachineView(Struct, frozen=True):
+    """One machine, as last heard. Negative numbers: not known."""
+
+    name: str
+    configured: str
+    role: str
+    reason: str
+    alive: bool
+    silent_seconds: float
+    epoch: int
+    applied: int
+    durable: int
+    behind_records: int
+    lag_ms_p50: float
+    lag_ms_p99: float
+    serving: bool
+    progress: str
+    progress_share: float
+    version: str
+
+
+class LogView(Struct, frozen=True):
+    reachable: bool
+    problem: str
+    incarnation: str
+    first: int
+    last: int
+    stored_bytes: int
+    leader: str
+
+
+class SiteStatus(Struct, frozen=True):
+    """``holdfast status --json``."""
+
+    site: str
+    segment: str
+    machine: str
+    role: str
+    reason: str
+    advice: str
+    primary: str
+    epoch: int
+    service_addresses: tuple[str, ...]
+    serving: bool
+    machines: tuple[MachineView, ...]
+    log: LogView
+    lost_if_primary_died_bytes: int
+    """Captured by the primary and not yet in the log; -1 when the primary is not heard."""
+    lost_if_primary_died: str
+    files: int
+    bytes: int
+    watching: str
+    verified_at: float
+    verified_differences: int
+    warnings: tuple[Warned, ...]
+
+
+async def site_status(node: Node) -> SiteStatus:
+    """The status now. Asks the log once; a log that does not answer is part of the answer."""
+    settings = node.world.settings
+    state, problem = await _log_state(node)
+    beats = {m.name: _beat(node, m.name) for m in settings.machines}
+    last = state.last if state is not None else 0
+    machines = tuple(_machine(node, m.name, m.role, beats[m.name], last) for m in settings.machines)
+    primary = node.primary_name or _named_primary(beats)
+    lost_bytes, lost = _would_be_lost(node, primary, beats)
+    local = node.world.local.state
+    files, size, watching = _held(node)
+    return SiteStatus(
+        site=settings.site,
+        segment=settings.segment,
+        machine=settings.machine,
+        role=str(node.role),
+        reason=node.reason,
+        advice=node.advice,
+        primary=primary,
+        epoch=int(node.epoch),
+        service_addresses=settings.service.addresses,
+        serving=node.world.serving.on,
+        machines=machines,
+        log=LogView(
+            state is not None,
+            problem,
+            "" if state is None else state.incarnation,
+            0 if state is None else state.first,
+            last,
+            0 if state is None else state.stored_bytes,
+            node.leader,
+        ),
+        lost_if_primary_died_bytes=lost_bytes,
+        lost_if_primary_died=lost,
+        files=files,
+        bytes=size,
+        watching=watching,
+        verified_at=local.verified_at,
+        verified_differences=local.verified_differences,
+        warnings=tuple(_warnings(node, machines, state, problem, primary)),
+    )
+
+
+async def _log_state(node: Node) -> tuple[LogState | None, str]:
+    if node.log is None:
+        return None, node.log_problem or "there is no log yet"
+    try:
+        return await node.log.state(), ""
+    except HoldfastError as error:
+        return None, error.message
+
+
+def _beat(node: Node, name: str) -> Beat | None:
+    return node.beat() if name == node.world.settings.machine else node.beats.last(name)
+
+
+def _machine(node: Node, name: str, configured: str, beat: Beat | None, last: int) -> MachineView:
+    mine = name == node.world.settings.machine
+    silent = 0.0 if mine else node.beats.silent_seconds(name)
+    alive = mine or node.beats.alive(name)
+    if beat is None:
+        return MachineView(
+            name, configured, "never heard", "", False, -1.0, -1, -1, -1, -1, -1.0, -1.0, False, "", -1.0, ""
+        )
+    follows = beat.role in (Role.STANDBY, Role.YIELDED)
+    return MachineView(
+        name=name,
+        configured=configured,
+        role=beat.role if alive else f"silent (was {beat.role})",
+        reason=beat.reason,
+        alive=alive,
+        silent_seconds=-1.0 if silent is None else silent,
+        epoch=beat.epoch,
+        applied=beat.applied,
+        durable=beat.durable,
+        behind_records=max(0, last - beat.applied) if follows else -1,
+        lag_ms_p50=beat.lag_ms_p50 if follows else -1.0,
+        lag_ms_p99=beat.lag_ms_p99 if follows else -1.0,
+        serving=beat.serving,
+        progress=beat.progress,
+        progress_share=beat.progress_share,
+        version=beat.version,
+    )
+
+
+def _named_primary(beats: dict[str, Beat | None]) -> str:
+    return next((name for name, beat in beats.items() if beat is not None and beat.role == Role.PRIMARY), "")
+
+
+def _would_be_lost(node: Node, primary: str, beats: dict[str, Beat | None]) -> tuple[int, str]:
+    """What the death of the primary's machine would take with it, as far as it can be known."""
+    beat = beats.get(primary)
+    if beat is None or (primary != node.world.settings.machine and not node.beats.alive(primary)):
+        return -1, "the primary is not heard: what it did since is not known here"
+    if beat.log_away_seconds >= 0:
+        return beat.waiting_bytes, f"all changes of the last {beat.log_away_seconds:.0f} s: the log cannot be reached"
+    if beat.waiting_bytes == 0:
+        return 0, "nothing that is captured; what happens within a batch (some milliseconds)"
+    return beat.waiting_bytes, f"{beat.waiting_bytes:,} bytes, captured {beat.waiting_seconds * 1000:.0f} ms ago"
+
+
+def _held(node: Node) -> tuple[int, int, str]:
+    """Files and bytes in this machine's trees, and how they are watched."""
+    index = node.index
+    if index is None:
+        return 0, 0, ""
+    totals = index.totals()
+    watching = node.primary.watcher.status().source if node.primary is not None else ""
+    return totals.files, totals.bytes, watching
+
+
+def _warnings(
+    node: Node, machines: tuple[MachineView, ...], state: LogState | None, problem: str, primary: str
+) -> list[Warned]:
+    warned = []
+    if node.advice:
+        warned.append(Warned(f"this machine is {node.role}: {node.reason}", node.advice))
+    if state is None:
+        warned.append(
+            Warned(
+                f"the log cannot be reached: {problem}",
+                "Mail is served, and changes wait on the primary's disk only. Bring a second machine of the site up.",
+            )
+        )
+    for view in machines:
+        warned += _machine_warnings(view, primary)
+    standbys = [view for view in machines if view.configured == "mail" and view.name != primary]
+    if standbys and not any(view.alive and view.role == Role.STANDBY for view in standbys):
+        warned.append(Warned("there is no standby now: the primary is the only copy", "See the machines above."))
+    for name in sorted(node.world.owners.unknown):
+        warned.append(
+            Warned(f"{name} owns protected files and does not exist here", f"Create it here as on {primary}, same name.")
+        )
+    warned += _own_warnings(node)
+    return warned
+
+
+def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
+    if view.silent_seconds < 0:
+        return [Warned(f"{view.name} was never heard", f"Start the agent there (`holdfast join`, then the service).")]
+    if not view.alive:
+        advice = (
+            "If it is gone: `holdfast takeover` on the standby."
+            if view.name == primary
+            else f"Start {view.name}; until then one failure less is survived."
+        )
+        return [Warned(f"{view.name} is silent for {view.silent_seconds:.0f} s", advice)]
+    if view.lag_ms_p99 > LAG_MS_MAX:
+        return [
+            Warned(f"{view.name} is {view.lag_ms_p99:.0f} ms behind", f"Is its disk or the network slow or full?")
+        ]
+    return []
+
+
+def _own_warnings(node: Node) -> list[Warned]:
+    warned = []
+    local, now = node.world.local.state, node.world.clocks.wall_seconds()
+    if node.role is Role.STANDBY:
+        if local.verified_differences > 0:
+            warned.append(
+                Warned(
+                    f"the last verify named {local.verified_differences} differences",
+                    "Run `holdfast verify --heal`.",
+                )
+            )
+        elif now - local.verified_at > VERIFY_AGE_SECONDS_MAX:
+            age = "was never" if not local.verified_at else "was not for over a week"
+            warned.append(Warned(f"this copy {age} compared with the primary", "Run `holdfast verify`."))
+    if node.standby is not None and node.standby.follow.blocked_because:
+        warned.append(Warned(node.standby.follow.blocked_because, "Free space: applying goes on by itself."))
+    if node.primary is not None:
+        for trouble in node.primary.watcher.status().problems[:5]:
+            warned.append(Warned(f"not protected: {trouble}", "Make it readable, or exclude it in [mail]."))
+    usage = shutil.disk_usage(node.world.settings.state_directory)
+    if usage.free < DISK_FREE_SHARE_MIN * usage.total:
+        warned.append(
+            Warned(
+                f"the disk of {node.world.settings.state_directory} is {100 - 100 * usage.free // usage.total} % full",
+                "Free space there: the log and the index live on it.",
+            )
+        )
+    certificate = node.world.certificate_warning()
+    if certificate:
+        warned.append(Warned(certificate, "Issue a new one: `holdfast trust renew` on the machine with the authority."))
+    return warned
