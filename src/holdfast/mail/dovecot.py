@@ -59,7 +59,7 @@ class Dovecot:
         """The configuration as it is now, or as last read. Raises ConfigurationError when doveconf refuses it."""
         if fresh or self._layout is None:
             text = await self._doveconf("-n", "-P")
-            basics = await self._doveconf("protocols", "base_dir", "libexec_dir")
+            basics = await self._doveconf("protocols", "base_dir", "state_dir", "libexec_dir")
             root = doveconf.parse(text)
             parsed_basics = doveconf.parse(basics)
             root.settings = {**parsed_basics.settings, **root.settings}
@@ -129,12 +129,29 @@ class Dovecot:
             await self._units.start()
         elif not await self.running():
             await self._sweep(grace_seconds=0)  # leftovers of a dead master hold the ports
+            await self._forget_dead_master()
             result = await self._commands.launch(
                 ["dovecot", "-c", self._settings.config], timeout_seconds=START_SECONDS_MAX
             )
             if not result.ok:
                 raise ServiceFailed(result.words, hint="See Dovecot's log (doveadm log find).", retry=True)
         await self._until_running()
+
+    async def _forget_dead_master(self) -> None:
+        """Remove what a master that died suddenly leaves behind, and what the next one believes.
+
+        Dovecot refuses to start when the number in its pid file belongs to any process, a stranger's or a zombie's. Its
+        ``instances.lock`` lies on a disk that outlives a power cut: a new master waits for it and serves nobody
+        meanwhile (seen: a master killed just after its start).
+        """
+        found = await self.layout()
+        if await self._master() is None:
+            (Path(found.base_directory) / "master.pid").unlink(missing_ok=True)
+        lock = Path(found.state_directory) / "instances.lock"
+        holder = _text(str(lock)).partition(":")[0]
+        process = processes.seen(int(holder)) if holder.isdigit() else None
+        if process is None or os.path.basename(process.executable) != "dovecot":
+            lock.unlink(missing_ok=True)
 
     async def _until_running(self) -> None:
         """``dovecot`` returns a moment before its pid file and its listeners are there."""

@@ -62,6 +62,7 @@ class Layout(Struct, frozen=True):
     passwd_files: tuple[str, ...]
     listeners: tuple[Listener, ...]
     base_directory: str
+    state_directory: str
     library_directory: str
     system_users: bool
     warnings: tuple[str, ...]
@@ -72,7 +73,7 @@ class Layout(Struct, frozen=True):
 
 
 def layout(root: Section, passwd_texts: Mapping[str, str] | None = None) -> Layout:
-    """*root*: the parsed output of ``doveconf -n`` and of ``doveconf protocols base_dir libexec_dir``.
+    """*root*: the parsed output of ``doveconf -n`` and of ``doveconf protocols base_dir state_dir libexec_dir``.
 
     *passwd_texts*: contents of :func:`passwd_files`, by path; homes of accounts are read from them.
     """
@@ -103,6 +104,7 @@ def layout(root: Section, passwd_texts: Mapping[str, str] | None = None) -> Layo
         passwd_files=passwd_files(root),
         listeners=_listeners(root),
         base_directory=root.value("base_dir", "/run/dovecot"),
+        state_directory=root.value("state_dir", "/var/lib/dovecot"),
         library_directory=root.value("libexec_dir", "/usr/lib/dovecot"),
         system_users=system_users,
         warnings=tuple(warnings),
