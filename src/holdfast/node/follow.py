@@ -15,7 +15,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple, TypeVar
 
 from holdfast.apply.applier import Applier
 from holdfast.changes.frame import Chain, Frame, SegmentKey, follow_chain, open_frame
@@ -25,8 +26,16 @@ from holdfast.log.port import Log, Record
 
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 NO_SPACE_RETRY_SECONDS: Final = 1.0
+T = TypeVar("T")
 LAGS_KEPT: Final = 8192
 """Lags of so many last frames make the percentiles: about a minute at full load."""
+
+
+class _Command(NamedTuple):
+    """Something to do between two frames, at a whole instant, by the thread that owns the applier."""
+
+    run: Callable[[], Any]
+    future: Future[Any]
 
 
 class LagStatus(NamedTuple):
@@ -64,6 +73,7 @@ class Follow:
         self._on_promotion = on_promotion
         self._on_lost = on_lost
         self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._commands: deque[_Command] = deque()
         self._room = asyncio.Event()
         self._waiting_bytes = 0
         self._lock = threading.Lock()
@@ -86,7 +96,7 @@ class Follow:
         self._thread.start()
 
     async def stop(self) -> Chain:
-        """End at a whole instant that is durable, with the index committed there. The place in the log reached."""
+        """End between two frames. The place in the log reached; closing the applier makes it durable."""
         self._stopping.set()
         if self._reader is not None:
             self._reader.cancel()
@@ -117,6 +127,15 @@ class Follow:
                 hint=self.blocked_because or "Is the log reachable? See `holdfast status`.",
                 retry=True,
             ) from None
+
+    async def settled(self, run: Callable[[], T]) -> T:
+        """Do *run* in the applying thread at a whole, durable instant; applying waits meanwhile. Raises Unreachable."""
+        if self._lost is not None or self._stopping.is_set():
+            raise self._lost or Unreachable("following has stopped")
+        future: Future[T] = Future()
+        self._commands.append(_Command(run, future))
+        self._records.put(None)  # wakes the thread
+        return await asyncio.wrap_future(future)
 
     @property
     def chain(self) -> Chain:
@@ -178,16 +197,29 @@ class Follow:
                     record = None
                 if record is not None:
                     self._take(record)
+                if self._commands and self._applier.whole:
+                    self._make_durable()
+                    self._run_commands()
                 if self._monotonic() - durable_at >= self._durable_seconds and self._applier.whole:
                     self._make_durable()
                     durable_at = self._monotonic()
-            if self._lost is None and self._applier.whole:
-                self._make_durable()
         except HoldfastError as error:
             self._loop.call_soon_threadsafe(self._end, error)
         except OSError as error:
             wrapped = HoldfastError(f"applying failed: {error}", hint="The standby is compared and mended by a seed.")
             self._loop.call_soon_threadsafe(self._end, wrapped)
+        finally:
+            self._stopping.set()
+            while self._commands:
+                self._commands.popleft().future.set_exception(self._lost or Unreachable("following has stopped"))
+
+    def _run_commands(self) -> None:
+        while self._commands:
+            command = self._commands.popleft()
+            try:
+                command.future.set_result(command.run())
+            except HoldfastError as error:
+                command.future.set_exception(error)
 
     def _take(self, record: Record) -> None:
         frame = open_frame(record.payload, self._key)
