@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import apsw
 
@@ -39,7 +39,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 _COLUMNS: Final = "id, kind, handle, ino, mode, uid, gid, size, mtime_ns, ctime_ns, content, xattrs"
 _INSERT: Final = f"INSERT INTO node({_COLUMNS}) VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS: Final = (
-    "SELECT entry.name, node.id, kind, handle IS NOT NULL, ino, size, mtime_ns, ctime_ns "
+    "SELECT entry.name, node.id, kind, ino, size, mtime_ns, ctime_ns "
     "FROM entry JOIN node ON node.id = entry.node WHERE parent = ? ORDER BY entry.name"
 )
 _RESIGHT: Final = "UPDATE node SET handle = ?, ino = ?, ctime_ns = ? WHERE id = ?"
@@ -74,17 +74,8 @@ class Node(NamedTuple):
     """msgpack of the pairs (name, value), sorted; empty when there are none."""
 
 
-class Row(NamedTuple):
-    """What tells a scan that a file is unchanged, without the large columns."""
-
-    name: bytes
-    node: int
-    kind: int
-    sighted: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
+Row: TypeAlias = tuple[bytes, int, int, int, int, int, int]
+"""What tells a scan that a thing is unchanged: name, node id, kind, ino, size, mtime_ns, ctime_ns."""
 
 
 class Totals(NamedTuple):
@@ -165,7 +156,15 @@ class IndexReader:
     def rows(self, parent: int) -> Iterator[Row]:
         """What a scan compares, of all names in a directory, in the order of their bytes. Do not change the index
         before the last one was taken."""
-        return map(Row._make, self._execute(_ROWS, (parent,)))
+        rows: Iterator[Row] = self._execute(_ROWS, (parent,))
+        return rows
+
+    def directories_in(self, parent: int) -> list[int]:
+        """The node ids of the directories in a directory."""
+        rows = self._execute(
+            "SELECT node.id FROM entry JOIN node ON node.id = entry.node WHERE parent = ? AND kind = 1", (parent,)
+        )
+        return [row[0] for row in rows]
 
     def has_children(self, parent: int) -> bool:
         return self._execute("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (parent,)).fetchone() is not None
