@@ -404,7 +404,7 @@ class _Link(asyncio.Protocol):
 
     async def _or_lost(self, future: asyncio.Future[None]) -> None:
         await asyncio.wait([future, self.lost], return_when=asyncio.FIRST_COMPLETED)
-        if future.done():
+        if future.done() and future.exception() is None:
             return
         place = f"{self.endpoint.host}:{self.endpoint.port}"
         # In TLS 1.3 the server judges our certificate after our side is done: its alert arrives as a read error.

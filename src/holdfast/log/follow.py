@@ -35,21 +35,20 @@ BEHIND_SECONDS: Final = (0.001, 0.05)
 LAGGING_SECONDS: Final = 0.5
 """A replica behind by this much is left aside: the leader is read instead."""
 RETRY_SECONDS: Final = 0.05
-SHORT_SECONDS: Final = 2.0
-"""A log that lacks something must do so for this long: a new leader may still be applying what it has."""
 
 
 class Shortness:
     """Tells a log that ends too early from one that only seems to for a moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._since: float | None = None
 
     def lasts(self, short: bool) -> bool:
-        """Whether *short* has been true at every call for SHORT_SECONDS."""
+        """Whether *short* has been true at every call for as long as that."""
         now = asyncio.get_running_loop().time()
         self._since = (now if self._since is None else self._since) if short else None
-        return self._since is not None and now - self._since >= SHORT_SECONDS
+        return self._since is not None and now - self._since >= self._seconds
 
 
 class _Tail:
@@ -107,7 +106,7 @@ class _Follower:
         self._next = Sequence(after + 1)
         self._tail = _Tail(log)
         self._ahead: asyncio.Task[tuple[list[Standing], bool]] | None = None
-        self._shortness = Shortness()
+        self._shortness = Shortness(log.patience.short_seconds)
         self._checked = asyncio.get_running_loop().time()
 
     def close(self) -> None:

@@ -50,6 +50,8 @@ class Patience:
     """One attempt of an append; then its place is looked at and it is sent again."""
     request_seconds_max: float = 12.0
     """State, read, trim, create."""
+    short_seconds: float = 2.0
+    """A log that lacks something must do so for this long to be called damaged: a new leader may still be applying."""
 
 
 class _Heard(Enum):
@@ -96,7 +98,7 @@ class JetStreamLog:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.patience.append_seconds_max
         ask_state_at = loop.time() + GONE_SECONDS
-        shortness = follow.Shortness()
+        shortness = follow.Shortness(self.patience.short_seconds)
         place = Sequence(after + 1)
         sent = False
         pause = RETRY_SECONDS[0]

@@ -40,8 +40,8 @@ fastest writer, and room for what a compaction rewrites."""
 SPACE_CHECK_SECONDS: Final = 2.0
 LINES_KEPT: Final = 200
 SERVER_ENVIRONMENT: Final = {"GOMAXPROCS": "1", "GOMEMLIMIT": "512MiB"}
-"""One thread of Go at a time: measured with three replicas on two cores, an append of 4 KB costs the three servers 0.6
-ms of CPU instead of 1.1 and is acknowledged in 0.8 ms instead of 1.1 (its work is handed between goroutines, each waking
+"""One thread of Go at a time: with three replicas on two cores, an append of 4 KB cost the three servers 0.6 ms of CPU
+instead of 1.1 and was acknowledged in 0.8 ms instead of 1.1 (its work goes from goroutine to goroutine, and each wakes
 another thread). One core carries over 60 MB/s, more than mail brings. The soft memory limit bounds its caches."""
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -219,6 +219,9 @@ class Stream:
             pause = min(pause * 2, RETRY_SECONDS[1])
 
 
+_FULL_HINT: Final = "Free space on the log servers' disks, raise their store_bytes_max, or lower the log's bytes_max."
+
+
 def standing_of(message: wire.Message) -> Standing:
     """A record as a direct get sends it."""
     sequence = int(message.header(b"Nats-Sequence") or 0)
@@ -231,10 +234,11 @@ def _passing_problem(verb: str, answer: dict[str, Any]) -> str | None:
     if error is None:
         return None
     code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
-    if code in PASSING:
+    no_room = code in FULL or (code == Code.NO_PEERS and "insufficient storage" in description)
+    if code in PASSING or (code == Code.NO_PEERS and not no_room):
         return description
-    if code in FULL:
-        raise LogFull(f"{verb}: {description}", hint="Free space on the log servers' disks, or lower the retention.")
+    if no_room:
+        raise LogFull(f"{verb}: {description}", hint=_FULL_HINT)
     raise ApiError(verb, code, description)
 
 
