@@ -7,8 +7,8 @@ import shutil
 import socket
 from pathlib import Path
 
-from holdfast.mail.dovecot import Dovecot
 from holdfast.mail.commands import SystemCommands
+from holdfast.mail.dovecot import Dovecot
 from holdfast.mail.postfix import Postfix
 from holdfast.mail.radicale import Radicale
 from holdfast.mail.settings import DovecotSettings, PostfixSettings, ProbeSettings, RadicaleSettings

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -11,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import imapclient
+import imapclient  # type: ignore[import-untyped]
 import pytest
 
 from holdfast.mail import processes
@@ -78,10 +80,8 @@ async def test_a_forced_stop_leaves_no_process_and_no_client(box: DovecotBox | P
         assert time.monotonic() - began < 1.0
         assert refuses(port_of(box))
         client.settimeout(5)
-        try:
+        with contextlib.suppress(ConnectionResetError):
             assert client.recv(1000) == b""
-        except ConnectionResetError:
-            pass
     await box.service.start()
     assert (await box.service.probe("127.0.0.1")).ok
 
@@ -108,6 +108,16 @@ async def test_a_lock_that_outlived_a_power_cut_does_not_hold_the_start_up(folde
     await box.service.start()
     try:
         assert (await box.service.probe("127.0.0.1")).ok
+    finally:
+        await box.service.stop(force=True)
+
+
+async def test_a_daemon_inherits_no_limit_from_the_command_that_started_it(folder: Path) -> None:
+    box = DovecotBox(folder)
+    await box.service.start()
+    try:
+        limits = Path(f"/proc/{processes.pid_in_file(folder / 'run/master.pid')}/limits").read_text()
+        assert re.search(r"Max file size +unlimited +unlimited", limits)
     finally:
         await box.service.stop(force=True)
 

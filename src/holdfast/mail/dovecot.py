@@ -130,7 +130,7 @@ class Dovecot:
         elif not await self.running():
             await self._sweep(grace_seconds=0)  # leftovers of a dead master hold the ports
             await self._forget_dead_master()
-            result = await self._commands.launch(
+            result = await self._commands.run(
                 ["dovecot", "-c", self._settings.config], timeout_seconds=START_SECONDS_MAX
             )
             if not result.ok:

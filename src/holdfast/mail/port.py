@@ -58,11 +58,10 @@ class Commands(Protocol):
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
     ) -> CommandResult:
-        """Run to the end, or end it at the deadline. A program that is not there gives exit status 127."""
-        ...
+        """Run until the program itself ends, whatever daemons it leaves behind, or end it at the deadline.
 
-    async def launch(self, argv: Sequence[str], *, timeout_seconds: float) -> CommandResult:
-        """Run a program that leaves a daemon behind: returns when the program itself ends, whoever keeps its output."""
+        A program that is not there gives exit status 127.
+        """
         ...
 
     async def capture(

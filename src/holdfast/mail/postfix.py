@@ -166,7 +166,7 @@ class Postfix:
         elif not await self.running():
             await self._sweep(grace_seconds=0)
             argv = ["postfix", "-c", self._directory, "start"]
-            result = await self._commands.launch(argv, timeout_seconds=START_SECONDS_MAX)
+            result = await self._commands.run(argv, timeout_seconds=START_SECONDS_MAX)
             if not result.ok:
                 raise ServiceFailed(result.words, hint="See the mail log; run: postfix check", retry=True)
         if not await self.running():

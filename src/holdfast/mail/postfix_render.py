@@ -63,7 +63,7 @@ def canonical(content: bytes) -> bytes:
         if line.startswith((_BEGIN, _BEGIN_JOINED)):
             out += block or []  # one without an end is not ours
             block = [line]
-        elif block is not None and line == _END:
+        elif block is not None and line.rstrip(b"\n") == _END.rstrip(b"\n"):
             joined = block[0] == _BEGIN_JOINED
             block = None
         elif block is not None:
