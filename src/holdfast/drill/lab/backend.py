@@ -135,14 +135,18 @@ def launch(prefix: Sequence[str], config: InitConfig, log: Path, on_made: Callab
         )
         theirs.close()
         try:
-            starter.communicate(msgspec.json.encode(config), timeout=INIT_SECONDS_MAX)
+            assert starter.stdin is not None
+            starter.stdin.write(msgspec.json.encode(config))
+            starter.stdin.close()
             pid = _expect(ours, b"made")
             init = identify(pid)
             on_made(pid)
             ours.send(b"go")
             _expect(ours, b"ready")
-        except (OSError, subprocess.TimeoutExpired) as error:
+            starter.wait()  # it has forked init and ended
+        except OSError as error:
             starter.kill()
+            starter.wait()
             said = log.read_text(errors="replace").strip()
             raise LabError(f"{config.machine} did not start: {error}", hint=said or f"Nothing in {log}.") from error
     return init

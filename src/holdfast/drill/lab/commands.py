@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from holdfast.drill.lab.lab import Lab, Machine
+    from holdfast.drill.lab.mail_files import MailFormat
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,7 +57,7 @@ def up(
     domain: str,
     accounts: int,
     seed: str,
-    mail: str | None,
+    mail: MailFormat | None,
     backend: Any,
     as_json: bool,
 ) -> None:
@@ -199,11 +200,11 @@ def _machine(lab_name: str, name: str) -> Machine:
     return Lab.open(lab_name).machine(name)
 
 
-def _with_mail(made: Lab, mail: str) -> None:
+def _with_mail(made: Lab, mail: MailFormat) -> None:
     from holdfast.drill.lab import mailhost
 
     main = made.machine("main")
-    mailhost.configure(main, mailhost.MailSettings(format=mailhost.mail_format(mail)))
+    mailhost.configure(main, mailhost.MailSettings(format=mail))
     mailhost.hold_service_address(main)
     mailhost.start(main)
 

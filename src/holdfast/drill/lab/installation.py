@@ -78,6 +78,8 @@ VAR_FOLDERS: Final = (
     Folder("vmail", 0o770, "vmail", "vmail"),
 )
 """Postfix's own folders as its postfix-files has them: made here, so that the first start does not take two seconds."""
+POSTFIX_CHROOT_FILES: Final = ("host.conf", "hosts", "localtime", "nsswitch.conf", "resolv.conf", "services")
+"""Debian's Postfix runs in a chroot; its service copies these there at every start (configure-instance.sh)."""
 VAR_LINKS: Final = (("run", "/run"), ("lock", "/run/lock"), ("spool/mail", "../mail"))
 BASHRC: Final = """PS1='\\u@\\h:\\w\\$ '\n"""
 
@@ -95,13 +97,16 @@ def install(disk: Path, state: LabState, machine: MachineState) -> None:
     _write_users(etc)
     _write_identity(etc, state, machine)
     _name_postfix(etc, state, machine)
-    users = _ids(etc / "passwd")
-    groups = _ids(etc / "group")
+    users = numbers(etc / "passwd")
+    groups = numbers(etc / "group")
     for folder in VAR_FOLDERS:
         path = disk / "var" / folder.path
         path.mkdir()
         os.chown(path, users.get(folder.user, 0), groups.get(folder.group, 0))
         path.chmod(folder.mode)
+    for name in POSTFIX_CHROOT_FILES:
+        if (etc / name).is_file():
+            shutil.copy(etc / name, disk / "var/spool/postfix/etc" / name)
     for name, target in VAR_LINKS:
         (disk / "var" / name).symlink_to(target)
 
@@ -183,7 +188,7 @@ def _name_postfix(etc: Path, state: LabState, machine: MachineState) -> None:
     main_cf.write_text("\n".join(lines) + "\n")
 
 
-def _ids(path: Path) -> dict[str, int]:
+def numbers(path: Path) -> dict[str, int]:
     """Names and numbers of a machine's passwd or group file."""
     rows = (line.split(":") for line in path.read_text().splitlines())
     return {row[0]: int(row[2]) for row in rows}

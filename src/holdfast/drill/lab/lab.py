@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Final
 
-from holdfast.drill.lab import backend, control, store
+from holdfast.drill.lab import backend, control, linux, store
 from holdfast.drill.lab.backend import Backend
 from holdfast.drill.lab.spec import Account, Cut, LabError, LabSpec, LabState, MachineState, new_state
 from holdfast.drill.lab.supervisor import Unit, UnitStatus
@@ -226,6 +226,13 @@ class Machine:
             said = texts[1].strip() or texts[0].strip()
             raise LabError(f"{self.name}: {' '.join(argv)} ended with {code}", hint=said)
         return subprocess.CompletedProcess(list(argv), code, texts[0], texts[1])
+
+    def sync(self) -> None:
+        """Everything written so far survives a power cut (as sync(1), for this machine's disk alone).
+
+        Raises LabError.
+        """
+        linux.sync_filesystem(self.path("/etc"))
 
     def boot(self, unit: Unit) -> None:
         """Start *unit* now (if the machine is on) and at every start of the machine: ``systemctl enable --now``.

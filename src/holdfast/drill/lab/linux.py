@@ -108,6 +108,15 @@ def shut_filesystem_down(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_filesystem(path: Path) -> None:
+    """syncfs(2) of the filesystem that holds the folder *path*."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _checked(_libc.syncfs(ctypes.c_int(descriptor)), str(path))
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def network_namespace(path: Path) -> Iterator[None]:
     """Sockets made by this thread inside the block belong to the network namespace *path*; they keep belonging to it

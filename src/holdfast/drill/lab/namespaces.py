@@ -45,7 +45,9 @@ class Namespaces:
         disk.format_image(image, state.disk_bytes)
         disk.mount_image(holder, image, _folder(state, machine) / "disk")
         machine.mounted = True
-        installation.install(disk.as_seen_by(holder, _folder(state, machine) / "disk"), state, machine)
+        inside = disk.as_seen_by(holder, _folder(state, machine) / "disk")
+        installation.install(inside, state, machine)
+        linux.sync_filesystem(inside)  # a system as installed has survived its first boot
 
     def start(self, state: LabState, machine: MachineState) -> None:
         holder = _holder(state)
