@@ -18,7 +18,7 @@ class _Group(click.Group):
 
     _order = (
         "init", "join", "agent", "status", "verify", "switchover", "takeover",
-        "log", "history", "trust", "found", "release", "lab", "version",
+        "barrier", "log", "history", "trust", "found", "release", "lab", "version",
     )  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -292,6 +292,22 @@ def takeover(why: str, dry_run: bool, force: bool, as_json: bool) -> None:
       holdfast takeover --why "main does not answer"
     """
     _ordered("takeover", why, dry_run, as_json, force)
+
+
+@main.command()
+@_json
+def barrier(as_json: bool) -> None:
+    """Wait until everything done in the trees so far is in the log. On the primary.
+
+    \b
+    Example (before a snapshot, a test, a planned power-off):
+      holdfast barrier
+    """
+    position = _client().post("/barrier")
+    if as_json:
+        _emit(position)
+    else:
+        click.echo(f"in the log up to record {position['sequence']}")
 
 
 @main.command()

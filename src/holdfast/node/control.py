@@ -4,6 +4,7 @@
 GET    /status              SiteStatus
 GET    /history?last=100    the last events
 GET    /metrics             Prometheus text
+GET    /log?last=20         headers of the log's last records
 POST   /plan/ACTION         Plan of ``takeover`` or ``switchover``; body {"why": "", "force": false}
 POST   /ACTION              carry it out: Outcome
 POST   /rejoin, /found      give that order
@@ -28,10 +29,11 @@ from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.node.metrics import render_metrics
 from holdfast.node.node import Node
 from holdfast.node.operations import Operations
-from holdfast.node.status import site_status
+from holdfast.node.status import last_records, site_status
 
 BARRIER_SECONDS_MAX: Final = 60.0
 BODY_BYTES_MAX: Final = 64 * 1024
+RECORDS_MAX: Final = 1000
 ACTIONS: Final = ("takeover", "switchover")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -67,6 +69,7 @@ class Control:
         app.router.add_get("/status", self._status)
         app.router.add_get("/history", self._history)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/log", self._log)
         for action in ACTIONS:
             app.router.add_post(f"/plan/{action}", self._plan)
             app.router.add_post(f"/{action}", self._act)
@@ -101,6 +104,10 @@ class Control:
     async def _history(self, request: web.Request) -> web.Response:
         last = request.query.get("last", "100")
         return _json(self._node.world.history.events(int(last) if last.isdigit() else 100))
+
+    async def _log(self, request: web.Request) -> web.Response:
+        last = request.query.get("last", "20")
+        return _json(await last_records(self._node, min(int(last) if last.isdigit() else 20, RECORDS_MAX)))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=render_metrics(await site_status(self._node)), content_type="text/plain")

@@ -69,6 +69,8 @@ class Node:
         self._stopping = False
         self._told_to_rejoin = False
         self._told_to_found = False
+        self._reseed = ""
+        """Why this copy must be compared with the primary before it can follow again; empty when it need not."""
         self._yield_timer: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -176,7 +178,7 @@ class Node:
         if self.world.key is not None:
             position = self._open_index().position
             empty = position.sequence == 0
-            fits = not empty and position.incarnation == incarnation and first - 1 <= position.sequence <= last
+            fits = not empty and not self._reseed and position.incarnation == incarnation and first - 1 <= position.sequence <= last
         return Facts(
             relay=settings.me.role == "relay",
             log_empty=last == 0,
@@ -222,14 +224,26 @@ class Node:
             await self.seeding.cancel()
             self.seeding = None
         if self.primary is not None:
-            await self.primary.end()
-            self.primary = None
+            await self._end_primary()
         if self.standby is not None:
-            await self.standby.end()
-            self.standby = None
+            await self._end_standby()
         if self._index is not None:
             self._index.close()
             self._index = None
+
+    async def _end_standby(self) -> Chain:
+        assert self.standby is not None
+        chain = await self.standby.end()
+        self.standby = self._index = None  # the applier closed it
+        return chain
+
+    async def _end_primary(self) -> Chain:
+        assert self.primary is not None
+        assert self.peer is not None
+        await self.peer.close_source()
+        chain = await self.primary.end()
+        self.primary = None
+        return chain
 
     async def _stop_serving(self, why: str) -> None:
         """Serve nobody from here. Fencing is repeated until it succeeds: nothing else happens before."""
@@ -277,32 +291,46 @@ class Node:
         assert self.log is not None
         primary = Primary(self.world, index, self.log, epoch, self._lost)
         await primary.begin(chain, promotion)
-        self.primary = primary
-        self.epoch, self.primary_name = epoch, self.world.settings.machine_name
-        self._become(Role.PRIMARY, reason)
+        self._is_primary(primary, reason)
         await self.world.serving.start()
+
+    def _is_primary(self, primary: Primary, reason: str) -> None:
+        assert self.peer is not None
+        self.primary = primary
+        self.peer.open_source(primary)
+        self.epoch, self.primary_name = primary.epoch, self.world.settings.machine_name
+        self._become(Role.PRIMARY, reason)
 
     async def _follow(self, row: Row) -> None:
         await self._stop_serving(row.reason)
         await self.follow_again()
         self._become(Role.STANDBY, row.reason)
+        self._spawn(self._prepare())
+
+    async def _prepare(self) -> None:
+        """What takes time at a first start (Postfix makes its queue folders) is done before it is needed."""
+        try:
+            for sentence in await self.world.serving.prepare():
+                self.world.history.record("standby prepared", sentence)
+        except HoldfastError as error:
+            self.world.history.record("the mail software could not be prepared", error.message)
 
     async def _seed(self, row: Row) -> bool:
-        """Fetch what differs from the primary; True never: the next decision finds an index that fits."""
+        """Fetch what differs from the primary. False: the next decision finds an index that fits, or seeds on."""
         await self._stop_serving(row.reason)
-        assert self.primary_name is not None
+        if self.primary_name is None or self.peer is None or not self.beats.alive(self.primary_name):
+            self._become(Role.WAITING, f"{row.reason}; the primary {self.primary_name} is not heard", row.advice)
+            return False
         self._become(Role.SEEDING, row.reason)
         self.seeding = Seeding(self.world, self._open_index(), self.peer, self.primary_name)
-        self.busy.release()  # long: status, and a person's orders, must get through
+        keep = self._told_to_rejoin or self.world.local.served_epoch > 0
         try:
-            await self.seeding.run(keep_replaced=self._told_to_rejoin or self.world.local.served_epoch > 0)
+            await self.seeding.run(keep_replaced=keep)
         finally:
-            await self.busy.acquire()
             self.seeding = None
-        self._told_to_rejoin = False
-        self.world.local.change(served_epoch=0, unclean=False)
-        self._again.set()
-        return True
+        self._told_to_rejoin, self._reseed = False, ""
+        self.world.local.change(served_epoch=0)
+        return False
 
     def _promoted(self, frame: Frame) -> None:
         """A standby read a promotion in the log."""
@@ -325,14 +353,7 @@ class Node:
         if isinstance(error, Fenced):
             await self._stop_serving(error.message)
         elif self.standby is not None and not error.retry:
-            # The copy does not continue the log: only a comparison with the primary mends it.
-            async with self.busy:
-                if self.standby is not None:
-                    await self.standby.end()
-                    self.standby = None
-                    index = self._open_index()
-                    index.commit(Chain(index.chain.incarnation, index.chain.sequence, b"\0" * 32), self.epoch)
-                    self.world.local.change(trees=())
+            self._reseed = error.message
         self._again.set()
 
     # -- what the operations use ---------------------------------------------------------------------------------------
@@ -352,8 +373,7 @@ class Node:
         """
         assert self.standby is not None
         assert self.log is not None
-        chain = await self.standby.end()
-        self.standby = None
+        chain = await self._end_standby()
         index = self._open_index()
         epoch = Epoch(max(self.epoch, index.epoch) + 1)
         primary = Primary(self.world, index, self.log, epoch, self._lost)
@@ -364,10 +384,13 @@ class Node:
         except HoldfastError:
             self._again.set()
             raise
-        self.primary = primary
-        self.epoch, self.primary_name = epoch, self.world.settings.machine_name
-        self._become(Role.PRIMARY, reason)
+        self._is_primary(primary, reason)
         return f"record {chain.sequence + 1} of the log promotes this machine, epoch {epoch}"
+
+    @property
+    def index(self) -> Index | None:
+        """For counts only: the part that owns it writes it."""
+        return self._index
 
     async def follow_again(self) -> None:
         """As neither: follow the log from where the index stands."""
@@ -389,8 +412,7 @@ class Node:
             except HoldfastError:
                 await self.world.serving.start()
                 raise
-            chain = await self.primary.end()
-            self.primary = None
+            chain = await self._end_primary()
             self.world.local.change(served_epoch=0)
             await self.follow_again()
             self._become(Role.YIELDED, "stopped for a switchover; waits for the other machine's promotion")

@@ -10,7 +10,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from holdfast.errors import HoldfastError
+from holdfast.changes.frame import read_header
+from holdfast.changes.names import Sequence
+from holdfast.errors import HoldfastError, Unreachable
 from holdfast.log.port import LogState
 from holdfast.node.beats import Beat
 from holdfast.node.node import Node
@@ -125,6 +127,41 @@ async def site_status(node: Node) -> SiteStatus:
         verified_differences=local.verified_differences,
         warnings=tuple(_warnings(node, machines, state, problem, primary)),
     )
+
+
+class RecordView(Struct, frozen=True):
+    """A record's header: what any machine of the site can read."""
+
+    sequence: int
+    captured_at: float
+    writer: str
+    epoch: int
+    kind: str
+    more: bool
+    bytes: int
+
+
+async def last_records(node: Node, count: int) -> list[RecordView]:
+    """The last *count* records, oldest first. Raises LogUnavailable; Unreachable when there is no log."""
+    if node.log is None:
+        raise Unreachable("there is no log here yet", hint=node.log_problem)
+    state = await node.log.state()
+    views = []
+    for sequence in range(max(state.first, state.last - count + 1), state.last + 1):
+        record = await node.log.read(Sequence(sequence))
+        header, _ = read_header(record.payload)
+        views.append(
+            RecordView(
+                sequence,
+                header.captured_at_ns / 1e9,
+                header.writer,
+                header.epoch,
+                header.kind.name.lower(),
+                header.more,
+                len(record.payload),
+            )
+        )
+    return views
 
 
 async def _log_state(node: Node) -> tuple[LogState | None, str]:

@@ -1,0 +1,58 @@
+"""Configuration errors name the file, the key and what was expected."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast.errors import ConfigurationError
+from holdfast.node.enrol import configuration_for, initial_configuration
+from holdfast.node.settings import parse_settings
+
+GOOD = initial_configuration(
+    site="example",
+    machine="main",
+    machines={"main": ("mail", "192.0.2.11"), "backup": ("mail", "192.0.2.12"), "relay": ("relay", "192.0.2.13")},
+    service_addresses=("192.0.2.10/24", "2001:db8::10/64"),
+    interface="eth0",
+)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_settings(text, "holdfast.toml")
+    return str(caught.value)
+
+
+def test_what_init_writes_is_accepted_and_means_what_was_asked() -> None:
+    settings = parse_settings(GOOD, "holdfast.toml")
+    assert settings.starts_log
+    assert [machine.name for machine in settings.relays] == ["relay"]
+    assert settings.service.addresses == ("192.0.2.10/24", "2001:db8::10/64")
+
+
+def test_the_other_machines_get_the_same_file_with_their_own_name() -> None:
+    settings = parse_settings(configuration_for(GOOD, "backup"), "holdfast.toml")
+    assert settings.machine == "backup"
+    assert not settings.starts_log
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (('site = "example"', 'site = "example"\nsiet = "x"'), "siet"),
+        (("retention_hours = 72 ", 'retention_hours = "long" '), "log.retention_hours"),
+        (('role = "relay"', 'role = "rellay"'), "rellay"),
+        (('address = "192.0.2.12"', 'address = "backup"'), "'backup' is no IP address"),
+        (('machine = "main"', 'machine = "mian"'), "mian"),
+        (('"192.0.2.10/24"', '"192.0.2.300/24"'), "service.addresses"),
+        (('"192.0.2.10/24"', '"192.0.2.11/24"'), "a machine's own"),
+        (('name = "backup"', 'name = "main"'), "same name"),
+        (('name = "backup"', 'name = "Back_up"'), "Back_up"),
+        (('site = "example"', "site = "), "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(change: tuple[str, str], named: str) -> None:
+    assert GOOD.count(change[0]) >= 1
+    message = refusal(GOOD.replace(change[0], change[1], 1))
+    assert "holdfast.toml" in message or "name" in message
+    assert named in message
