@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -179,8 +180,8 @@ def test_who_has_no_certificate_of_the_site_is_refused(run: Run, single: Servers
         other = Authority.create("other", tmp_path / "other").issue(MAIN, ["127.0.0.1"]).write(tmp_path / "a")
         await refused(dataclasses.replace(other, trust=good.trust))
         await refused(dataclasses.replace(good, trust=other.trust))
-        expired = single.authority.issue(MAIN, ["127.0.0.1"], days=-1).write(tmp_path / "b")
-        await refused(expired)
+        expired = single.authority.issue(MAIN, ["127.0.0.1"], days=1, now=datetime.now(UTC) - timedelta(days=2))
+        await refused(expired.write(tmp_path / "b"))
         reader, writer = await asyncio.open_connection(
             single.servers[MAIN].settings.address, single.servers[MAIN].settings.client_port
         )

@@ -56,8 +56,13 @@ def describe_new(fd: int, wanted: Described) -> None:
     os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
 
 
-def describe(fd: int, seen: os.stat_result, wanted: Described, *, xattrs_differ: bool) -> None:
-    """Metadata of an open file or directory that stands as *seen*; only what differs is written."""
+def describe(
+    fd: int, seen: os.stat_result, wanted: Described, *, xattrs_differ: bool, mtime_differs: bool = False
+) -> None:
+    """Metadata of an open file or directory that stands as *seen*; only what differs is written.
+
+    *mtime_differs*: the file was written since it was seen.
+    """
     chowned = seen.st_uid != wanted.uid or seen.st_gid != wanted.gid
     if chowned:
         os.fchown(fd, wanted.uid, wanted.gid)
@@ -65,7 +70,7 @@ def describe(fd: int, seen: os.stat_result, wanted: Described, *, xattrs_differ:
         os.fchmod(fd, wanted.mode)
     if xattrs_differ:
         set_xattrs(fd, wanted.xattrs)
-    if seen.st_mtime_ns != wanted.mtime_ns:
+    if mtime_differs or seen.st_mtime_ns != wanted.mtime_ns:
         os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
 
 

@@ -186,7 +186,7 @@ class Listing(Struct, frozen=True, array_like=True, tag=1):
     directories: int
     files: int
     symlinks: int
-    bytes: int
+    content_bytes: int
 
 
 class Page(Struct, frozen=True, array_like=True, tag=2):
@@ -241,7 +241,7 @@ class AuditNews(Struct, frozen=True, array_like=True, tag=6):
     found: int
     done: bool
     entries: int
-    bytes: int
+    content_bytes: int
     unsettled: int
     failure: str = ""
 

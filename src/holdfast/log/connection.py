@@ -16,7 +16,7 @@ import secrets
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from holdfast.errors import ConfigurationError, HoldfastError, Refused
@@ -35,6 +35,8 @@ PING_SECONDS: Final = 1.0
 PINGS_UNANSWERED_MAX: Final = 3
 """A server whose machine lost power sends no RST: after 3 s without a word it is given up."""
 HOME_SECONDS: Final = 5.0
+REFUSAL_SECONDS: Final = 0.5
+"""A server that refuses a certificate says so within a round trip."""
 WRITE_BYTES_MAX: Final = 32 * 1024 * 1024
 """Unsent bytes past which a publish is refused: a few of the largest frames; more means the link stands still."""
 NOBODY: Final = 503
@@ -311,17 +313,21 @@ class Connection:
         return None
 
     async def _dial(self, endpoint: Endpoint) -> _Link:
+        context = _tls_context(self.settings.tls)
         link = _Link(endpoint, self._dispatch, self._complained)
+        done = False
         try:
             async with asyncio.timeout(DIAL_SECONDS_MAX):
+                await link.dial(context)
                 greeting = [wire.subscribe(subject, sid) for sid, (subject, _) in self._subscriptions.items()]
-                await link.dial(_tls_context(self.settings.tls), self.settings.name, greeting)
+                if not await link.greet(self.settings.name, greeting):
+                    await link.ask_why(context)
+            done = True
         except TimeoutError:
-            link.abort()
             raise LogUnavailable(f"{endpoint.host}:{endpoint.port} does not answer") from None
-        except BaseException:
-            link.abort()
-            raise
+        finally:
+            if not done:
+                link.abort()
         return link
 
     async def _tend(self, link: _Link) -> None:
@@ -380,16 +386,14 @@ class _Link(asyncio.Protocol):
         self._complaint = ""
         self._reason: Exception | None = None
 
-    async def dial(self, context: ssl.SSLContext, name: str, greeting: list[bytes]) -> None:
-        """TCP, INFO, TLS, CONNECT, subscriptions; returns when the server has processed them.
-
-        Raises NotTrusted, LogUnavailable.
-        """
+    async def dial(self, context: ssl.SSLContext) -> None:
+        """TCP, INFO, TLS. Raises NotTrusted (we do not trust it), LogUnavailable."""
         loop = asyncio.get_running_loop()
         host, port = self.endpoint
         try:
             transport, _ = await loop.create_connection(lambda: self, host, port)
-            await self._or_lost(self._info)
+            if not await self._or_lost(self._info):
+                raise LogUnavailable(f"{host}:{port} hung up")
             secured = await loop.start_tls(transport, self, context, server_hostname=host)
         except ssl.SSLError as error:
             raise NotTrusted(f"{host}:{port}: {error.reason or error}", hint=_TRUST_HINT) from error
@@ -397,20 +401,37 @@ class _Link(asyncio.Protocol):
             raise LogUnavailable(f"{host}:{port}: {error.strerror or error}") from error
         assert secured is not None
         self._transport = secured
-        answer: asyncio.Future[None] = loop.create_future()
-        self.write([wire.connect(name), *greeting])
-        self.ping(answer)
-        await self._or_lost(answer)
 
-    async def _or_lost(self, future: asyncio.Future[None]) -> None:
-        await asyncio.wait([future, self.lost], return_when=asyncio.FIRST_COMPLETED)
-        if future.done() and future.exception() is None:
-            return
+    async def greet(self, name: str, subscriptions: list[bytes]) -> bool:
+        """CONNECT and subscribe; True when the server has processed both, False when it hung up instead."""
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.write([wire.connect(name), *subscriptions])
+        self.ping(answer)
+        return await self._or_lost(answer)
+
+    async def ask_why(self, context: ssl.SSLContext) -> NoReturn:
+        """After a hang-up: raise NotTrusted when it was for our certificate, else LogUnavailable.
+
+        In TLS 1.3 the server judges our certificate after our side is done, and what we then write breaks the pipe
+        before its alert is read. So listen once more, saying nothing.
+        """
         place = f"{self.endpoint.host}:{self.endpoint.port}"
-        # In TLS 1.3 the server judges our certificate after our side is done: its alert arrives as a read error.
-        if isinstance(self._reason, ssl.SSLError) or "authorization" in self._complaint.lower():
-            raise NotTrusted(f"{place} refuses us: {self._complaint or self._reason}", hint=_TRUST_HINT)
-        raise LogUnavailable(f"{place} hung up: {self._complaint or self._reason or 'no reason given'}")
+        if "authorization" in self._complaint.lower():
+            raise NotTrusted(f"{place} refuses us: {self._complaint}", hint=_TRUST_HINT)
+        silent = _Link(self.endpoint, self._dispatch, self._complained)
+        try:
+            await silent.dial(context)
+            await asyncio.wait([silent.lost], timeout=REFUSAL_SECONDS)
+        finally:
+            silent.abort()
+        reason = silent._reason or self._reason
+        if isinstance(reason, ssl.SSLError):
+            raise NotTrusted(f"{place} refuses our certificate: {reason.reason or reason}", hint=_TRUST_HINT)
+        raise LogUnavailable(f"{place} hung up: {self._complaint or reason or 'no reason given'}")
+
+    async def _or_lost(self, future: asyncio.Future[None]) -> bool:
+        await asyncio.wait([future, self.lost], return_when=asyncio.FIRST_COMPLETED)
+        return future.done() and future.exception() is None
 
     @property
     def unsent_bytes(self) -> int:

@@ -112,11 +112,11 @@ class JetStreamLog:
                 if standing == payload:
                     return
                 if standing is not None:
-                    state = await self._state_if_known()
+                    state = await self._state_if_known(deadline)
                     raise self._fenced(place, state.last if state else place)
             if heard is _Heard.MISPLACED or loop.time() >= ask_state_at:
                 ask_state_at = loop.time() + GONE_SECONDS
-                state = await self._state_if_known()
+                state = await self._state_if_known(deadline)
                 if state is not None and state.first > place:
                     raise self._fenced(place, state.last)
                 if state is not None and shortness.lasts(state.last < after):
@@ -158,10 +158,11 @@ class JetStreamLog:
     def _fenced(self, place: Sequence, last: Sequence) -> Fenced:
         return Fenced(f"record {place} of {self.stream.segment} is another writer's", last=max(last, place))
 
-    async def _state_if_known(self) -> LogState | None:
-        """The state, None when nobody can say within a moment. Raises LogReplaced."""
+    async def _state_if_known(self, deadline: float) -> LogState | None:
+        """The state, None when nobody can say within a moment, at *deadline* at the latest. Raises LogReplaced."""
+        left = deadline - asyncio.get_running_loop().time()
         try:
-            return (await self.info_within(GONE_SECONDS * 2 + RETRY_SECONDS[1])).state
+            return (await self.info_within(max(0.05, min(left, GONE_SECONDS * 3)))).state
         except LogUnavailable:
             return None
 

@@ -44,7 +44,7 @@ class Addresses:
             if index is None:
                 return ()
             have = {
-                ipaddress.ip_address(dict(message["attrs"]).get("IFA_ADDRESS"))
+                ipaddress.ip_address(str(dict(message["attrs"])["IFA_ADDRESS"]))
                 for message in route.get_addr(index=index)
             }
         return tuple(address for address in self.addresses if address.ip in have)

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from holdfast.changes.frame import Chain, FrameKind, FrameWriter, Promotion, pack_changes, pack_promotion, seal
 from holdfast.changes.names import CapturedPosition
@@ -60,7 +60,7 @@ class _Item:
 @dataclass
 class _Command:
     run: Callable[[], object]
-    future: Future[object] = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
 
 
 class _Stopped(Exception):
@@ -78,7 +78,6 @@ class Capture:
         log: Log,
         writer: FrameWriter,
         chain: Chain,
-        batch_seconds: float,
         clock_ns: Callable[[], int],
         monotonic: Callable[[], float],
         on_lost: Callable[[HoldfastError], None],
@@ -88,7 +87,6 @@ class Capture:
         self._log = log
         self._writer = writer
         self._chain = chain
-        self._batch_seconds = batch_seconds
         self._clock_ns = clock_ns
         self._monotonic = monotonic
         self._on_lost = on_lost
@@ -181,7 +179,8 @@ class Capture:
         self._commands.put(command)
         if self._stopping.is_set() or self._thread is None or not self._thread.is_alive():
             raise self._lost or Unreachable("capturing has stopped")
-        return await asyncio.wrap_future(command.future)  # type: ignore[return-value]
+        result: T = await asyncio.wrap_future(command.future)
+        return result
 
     # -- appending (event loop) ----------------------------------------------------------------------------------------
 

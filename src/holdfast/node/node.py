@@ -101,6 +101,8 @@ class Node:
     async def stop(self) -> None:
         """The agent ends in order: what was seen is in the log. The services go on; the supervisor decides of them."""
         self._stopping = True
+        if self.seeding is not None:
+            await self.seeding.cancel()
         async with self.busy:
             await self._leave_role()
         self._again.set()

@@ -26,7 +26,7 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
-class MachineSettings(_Table):
+class MachineSettings(_Table, frozen=True):
     """``[[machines]]``: one machine of the site."""
 
     name: str
@@ -36,7 +36,7 @@ class MachineSettings(_Table):
     """Its own address (IP) for the log and the beats; never the service address."""
 
 
-class ServiceSettings(_Table):
+class ServiceSettings(_Table, frozen=True):
     """``[service]``: where clients find the mail server, whichever machine it is on."""
 
     addresses: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class ServiceSettings(_Table):
     interface: str = "eth0"
 
 
-class LogSettings(_Table):
+class LogSettings(_Table, frozen=True):
     """``[log]``: the replicated log."""
 
     embedded: bool = True
@@ -61,7 +61,7 @@ class LogSettings(_Table):
     """The nats-server to run; empty: the one that came with Holdfast."""
 
 
-class CopySettings(_Table):
+class CopySettings(_Table, frozen=True):
     """``[copy]``: how the primary captures and a standby applies."""
 
     batch_milliseconds: float = 5.0
@@ -74,7 +74,7 @@ class CopySettings(_Table):
     """A background comparison of all contents with the log's knowledge takes this long; 0: never."""
 
 
-class Settings(_Table):
+class Settings(_Table, frozen=True):
     """The whole file."""
 
     site: str

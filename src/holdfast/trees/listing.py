@@ -150,3 +150,8 @@ def listing_entries(reader: IndexReader, tree: str, owners: Owners, after: bytes
     """The listing of one tree as entries."""
     for path, node, links in walk_listing(reader, tree, after):
         yield entry_of(path, node, links, owners)
+
+
+def names_in(reader: IndexReader, directory: int) -> set[bytes]:
+    """All names in *directory*."""
+    return {name for (name,) in reader._execute("SELECT name FROM entry WHERE parent = ?", (directory,))}

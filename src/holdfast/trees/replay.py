@@ -72,10 +72,7 @@ class Replay:
             case Rename():
                 self._rename(change, sighting)
             case Link():
-                node = self._there(change, change.path)
-                parent, name = self._free(change, change.to)
-                self._index.bind(parent, name, node.id)
-                self._resight(node, sighting)
+                self._link(change, sighting)
             case Remove() | Rmdir():
                 node = self._there(change, change.path)
                 if node.kind == NodeKind.DIRECTORY and self._index.has_children(node.id):
@@ -147,6 +144,12 @@ class Replay:
                 raise ReplayGap(change, "the patch leaves blocks between the known ones and its own")
         patched = node._replace(size=change.size, content=content)
         self._index.update(node, self._described(patched, change.meta, sighting))
+
+    def _link(self, change: Link, sighting: Sighting | None) -> None:
+        node = self._there(change, change.path)
+        if self._index.child_id(*self._place(change, change.to)) != node.id:  # else: freeing it might take its last name
+            self._index.bind(*self._free(change, change.to), node.id)
+        self._resight(node, sighting)
 
     def _rename(self, change: Rename, sighting: Sighting | None) -> None:
         node = self._there(change, change.path)
