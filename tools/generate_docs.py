@@ -103,8 +103,8 @@ def configuration_page() -> str:
 
     out = [NOTE.format(source="src/holdfast/node/settings.py and src/holdfast/mail/settings.py")]
     out.append("# Configuration: /etc/holdfast/holdfast.toml\n\n")
-    out.append("One file for the whole site; only the line `machine` differs between machines. Units are in the names.\n")
-    out.append("An unknown key, a wrong type or an impossible value is an error that names file, key and expectation.\n\n")
+    out.append("One file for the whole site; only the line `machine` differs between machines. Units are in the\n")
+    out.append("names. An unknown key, a wrong type or an impossible value is an error that names file and key.\n\n")
     out.append("## At the top\n\n")
     out += _fields(Settings, "")
     for struct, name in ((MachineSettings, "[machines]"), (OutputSpec, "[mail.outputs]"), (TreeSpec, "[mail.trees]")):

@@ -32,10 +32,8 @@ class _Group(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [
-            (name, "Make a lab of machines on this one: up, down, kill, cut ..." if name == "lab" else _short(self, name))
-            for name in self._order
-        ]
+        shorts = {"lab": "Make a lab of machines on this one: up, down, kill, cut ..."}
+        rows = [(name, shorts.get(name) or _short(self, name)) for name in self._order]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -81,15 +79,32 @@ def _parse_machine(text: str) -> tuple[str, str, str]:
 
 @main.command()
 @click.option("--site", required=True, help="A short name for the whole installation.")
-@click.option("--machine", "machines", multiple=True, required=True, metavar="NAME=ADDRESS[,relay]",
-              help="One machine and its own address; give this machine first, then the standby, then the relay.")
-@click.option("--service-address", "addresses", multiple=True, metavar="ADDRESS/PREFIX",
-              help="Where clients find the mail server; it moves between machines. May be given for IPv4 and IPv6.")
+@click.option(
+    "--machine",
+    "machines",
+    multiple=True,
+    required=True,
+    metavar="NAME=ADDRESS[,relay]",
+    help="One machine and its own address; give this machine first, then the standby, then the relay.",
+)
+@click.option(
+    "--service-address",
+    "addresses",
+    multiple=True,
+    metavar="ADDRESS/PREFIX",
+    help="Where clients find the mail server; it moves between machines. May be given for IPv4 and IPv6.",
+)
 @click.option("--interface", default="eth0", show_default=True, help="The interface that carries it.")
-@click.option("--mail", "mail_lines", default="", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
-              help="Lines for the [mail] table, when discovery needs help.")
+@click.option(
+    "--mail",
+    "mail_lines",
+    default="",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Lines for the [mail] table, when discovery needs help.",
+)
 @_json
-def init(  # noqa: PLR0913
+def init(
     site: str, machines: tuple[str, ...], addresses: tuple[str, ...], interface: str, mail_lines: str, as_json: bool
 ) -> None:
     """Make this machine the first of a site.
@@ -423,7 +438,7 @@ def trust_rotate(step: str) -> None:
 
 
 @main.command()
-@click.confirmation_option(prompt="The log starts anew from what this machine holds; all copies are compared again. Go?")
+@click.confirmation_option(prompt="The log starts anew from what this machine holds. Go?")
 def found() -> None:
     """Start the log anew from this machine: when its trees are the truth and the log cannot be continued.
 

@@ -183,7 +183,8 @@ def verify_report(report: Json) -> None:
     console.print(f"compared {report['files']:,} entries{read} at {report['position']} in {report['seconds']:.1f} s")
     for difference in report["differences"][:200]:
         detail = f" ({difference['detail']})" if difference["detail"] else ""
-        console.print(f"  {difference['machine']}: {difference['tree']}/{difference['path']}: {difference['what']}{detail}")
+        where = f"{difference['machine']}: {difference['tree']}/{difference['path']}"
+        console.print(f"  {where}: {difference['what']}{detail}")
     hidden = report["found"] - min(len(report["differences"]), 200)
     if hidden > 0:
         console.print(f"  and {hidden} more (--json has {len(report['differences'])})")

@@ -11,7 +11,8 @@ when it learns that another was promoted it stops serving before it does anythin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable
 from typing import Final
 
 from holdfast.changes.frame import Chain, Frame, Promotion, chain_start, read_header
@@ -55,13 +56,9 @@ class Node:
         self.leader = ""
         self.busy = asyncio.Lock()
         """Held by whatever changes the role."""
-        self.beats = Beats(
-            world.bus, settings.segment_name, settings.machine_name, self.beat, world.clocks.monotonic
-        )
+        self.beats = Beats(world.bus, settings.segment_name, settings.machine_name, self.beat, world.clocks.monotonic)
         self.asks = (
-            None
-            if world.key is None
-            else Asks(world.bus, settings.segment_name, settings.machine_name, world.key)
+            None if world.key is None else Asks(world.bus, settings.segment_name, settings.machine_name, world.key)
         )
         self.peer = None if world.key is None else Peer(world, self)
         self._index: Index | None = None
@@ -108,10 +105,8 @@ class Node:
         self._again.set()
 
     async def _wait_or_again(self, seconds: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._again.wait(), seconds)
-        except TimeoutError:
-            pass
 
     async def _tend(self) -> None:
         """What is done on a timer, whatever the role: the log's leader stays on the relay."""
@@ -180,7 +175,12 @@ class Node:
         if self.world.key is not None:
             position = self._open_index().position
             empty = position.sequence == 0
-            fits = not empty and not self._reseed and position.incarnation == incarnation and first - 1 <= position.sequence <= last
+            fits = (
+                not empty
+                and not self._reseed
+                and position.incarnation == incarnation
+                and first - 1 <= position.sequence <= last
+            )
         return Facts(
             relay=settings.me.role == "relay",
             log_empty=last == 0,
@@ -484,4 +484,3 @@ class Node:
     def require_reachable(self, machine: str) -> None:
         if not self.beats.alive(machine):
             raise Unreachable(f"{machine} is not heard", hint="Is its agent running? `holdfast status` shows who is.")
-

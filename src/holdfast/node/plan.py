@@ -77,9 +77,7 @@ class Execution:
         self.steps.append(done)
         self._history.record(f"{self.plan.action}: {name}", words, seconds=round(done.seconds, 3))
 
-    def outcome(
-        self, *, warnings: tuple[str, ...] = (), failure: str = "", nothing_to_do: bool = False
-    ) -> Outcome:
+    def outcome(self, *, warnings: tuple[str, ...] = (), failure: str = "", nothing_to_do: bool = False) -> Outcome:
         """The end, recorded."""
         seconds = self._monotonic() - self._began
         verb = "failed" if failure else "done"

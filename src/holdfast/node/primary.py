@@ -52,7 +52,11 @@ class Primary:
         self.trees = [Tree(spec) for spec in world.local.state.trees]
         copy = world.settings.copy
         self.watcher = Watcher(
-            index, self.trees, world.owners, batch_seconds=copy.batch_milliseconds / 1000, monotonic=world.clocks.monotonic
+            index,
+            self.trees,
+            world.owners,
+            batch_seconds=copy.batch_milliseconds / 1000,
+            monotonic=world.clocks.monotonic,
         )
         self.capture: Capture | None = None
         self.scanning: ScanProgress | None = None

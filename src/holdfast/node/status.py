@@ -252,7 +252,9 @@ def _warnings(
         warned.append(Warned("there is no standby now: the primary is the only copy", "See the machines above."))
     for name in sorted(node.world.owners.unknown):
         warned.append(
-            Warned(f"{name} owns protected files and does not exist here", f"Create it here as on {primary}, same name.")
+            Warned(
+                f"{name} owns protected files and does not exist here", f"Create it here as on {primary}, same name."
+            )
         )
     warned += _own_warnings(node)
     return warned
@@ -260,7 +262,7 @@ def _warnings(
 
 def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
     if view.silent_seconds < 0:
-        return [Warned(f"{view.name} was never heard", f"Start the agent there (`holdfast join`, then the service).")]
+        return [Warned(f"{view.name} was never heard", "Start the agent there (`holdfast join`, then the service).")]
     if not view.alive:
         advice = (
             "If it is gone: `holdfast takeover` on the standby."
@@ -269,9 +271,7 @@ def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
         )
         return [Warned(f"{view.name} is silent for {view.silent_seconds:.0f} s", advice)]
     if view.lag_ms_p99 > LAG_MS_MAX:
-        return [
-            Warned(f"{view.name} is {view.lag_ms_p99:.0f} ms behind", f"Is its disk or the network slow or full?")
-        ]
+        return [Warned(f"{view.name} is {view.lag_ms_p99:.0f} ms behind", "Is its disk or the network slow or full?")]
     return []
 
 
