@@ -39,6 +39,9 @@ STORE_FREE_BYTES_MIN: Final = 256 * 1024 * 1024
 fastest writer, and room for what a compaction rewrites."""
 SPACE_CHECK_SECONDS: Final = 2.0
 LINES_KEPT: Final = 200
+STORE_OFF_SIGNS: Final = ("will be DISABLED", "ritical write error")
+"""nats-server gives up its whole store, or one stream, after a failed write, until it is started anew (jetstream.go
+handleOutOfSpace, filestore.go setWriteErr)."""
 SERVER_ENVIRONMENT: Final = {"GOMAXPROCS": "1", "GOMEMLIMIT": "512MiB"}
 """One thread of Go at a time: with three replicas on two cores, an append of 4 KB cost the three servers 0.6 ms of CPU
 instead of 1.1 and was acknowledged in 0.8 ms instead of 1.1 (its work goes from goroutine to goroutine, and each wakes
@@ -62,7 +65,7 @@ class LogServer:
         self.settings = settings
         self.starts = 0
         self.store_off = False
-        """The server ran out of disk and switched its store off; it is restarted when there is room again."""
+        """The server could not write (mostly: disk full) and takes no records; it is restarted when there is room."""
         self.last_error: HoldfastError | None = None
         self._on_line = on_line
         self._free_bytes_min = free_bytes_min
@@ -214,10 +217,13 @@ class LogServer:
             self._lines.append(line)
             if "Server is ready" in line:
                 self._ready.set()
-            if "will be DISABLED" in line:
+            if any(sign in line for sign in STORE_OFF_SIGNS):
                 self.store_off = True
                 self._ready.clear()
-                self.last_error = NoSpace("the log server's disk is full", hint=_SPACE_HINT, retry=True)
+                if "no space" in line or "out of" in line:
+                    self.last_error = NoSpace("the log server's disk is full", hint=_SPACE_HINT, retry=True)
+                else:
+                    self.last_error = HoldfastError("the log server cannot write its store", hint=line, retry=True)
             if self._on_line is not None:
                 self._on_line(line)
 

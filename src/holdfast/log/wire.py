@@ -117,7 +117,7 @@ class Decoder:
         with memoryview(self._buffer) as view:
             headers = bytes(view[position : position + header_size])
             payload = bytes(view[position + header_size : position + size])
-            ends_well = view[position + size : position + size + 2] == b"\r\n"
+        ends_well = self._buffer.startswith(b"\r\n", position + size)
         if not ends_well or (headers and not headers.endswith(b"\r\n\r\n")):
             raise ProtocolBroken("the log server sent a message that does not end where it said")
         return Message(sid, subject, reply, headers, payload)

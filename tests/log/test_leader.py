@@ -1,0 +1,41 @@
+"""The leaders sit where they were told to, whatever was killed meanwhile."""
+
+from __future__ import annotations
+
+from holdfast.log import jetstream
+from holdfast.log.connection import Connection
+from holdfast.log.leader import LeaderPin
+from tests.log.conftest import Run
+from tests.log.harness import NAMES, Servers, eventually, new_segment
+
+MAIN, BACKUP, RELAY = NAMES
+
+
+def test_both_leaders_move_to_the_named_server_and_stay(run: Run, three: Servers) -> None:
+    async def facts() -> None:
+        connection = await three.connect(MAIN)
+        log = await jetstream.create(connection, new_segment(), replicas=3, bytes_max=32 * 1024**2)
+        settings = three.settings(MAIN)
+        steward = settings.tls.as_steward()
+        assert steward is not None
+        for wanted in (BACKUP, RELAY):
+            pin = LeaderPin(log, wanted, type(settings)(settings.urls, steward))
+
+            async def there(pin: LeaderPin = pin, wanted: str = wanted) -> bool:
+                leaders = await pin.tick()
+                return leaders.stream == wanted and leaders.meta == wanted
+
+            await eventually(f"{wanted} leads", there, 60)
+            assert (await pin.tick()).asked == ()
+
+    run(facts())
+
+
+def test_a_server_that_is_down_is_not_asked_for(run: Run, three: Servers) -> None:
+    async def facts() -> None:
+        connection: Connection = await three.connect(MAIN)
+        log = await jetstream.create(connection, new_segment(), replicas=3, bytes_max=32 * 1024**2)
+        pin = LeaderPin(log, "elsewhere")
+        assert (await pin.tick()).asked == ()
+
+    run(facts())
