@@ -1,0 +1,70 @@
+"""Hints: where something happened. What happened is seen by looking.
+
+The masks are those of fsnotify, which fanotify(7) and inotify(7) share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Protocol
+
+MODIFY: Final = 0x2
+ATTRIB: Final = 0x4
+CLOSE_WRITE: Final = 0x8
+MOVED_FROM: Final = 0x40
+MOVED_TO: Final = 0x80
+CREATE: Final = 0x100
+DELETE: Final = 0x200
+OVERFLOW: Final = 0x4000
+RENAME: Final = 0x10000000
+ON_DIRECTORY: Final = 0x40000000
+
+NAMES: Final = MOVED_FROM | MOVED_TO | CREATE | DELETE | RENAME
+"""A name appeared, went, or means another thing now."""
+CONTENT: Final = MODIFY | CLOSE_WRITE
+"""Bytes changed, perhaps."""
+
+
+class Hint(NamedTuple):
+    """Something happened to *name* in *directory* (handles; ``name`` empty: to the directory itself).
+
+    *directory* is None when only the thing itself is known; *child* is its handle, None when the source does not tell.
+    """
+
+    directory: bytes | None
+    name: bytes
+    child: bytes | None
+    mask: int
+
+
+class DirtySet:
+    """Events not yet looked at: their raw bytes, each once, and what they said together."""
+
+    def __init__(self) -> None:
+        self.raw: dict[bytes, int] = {}
+        self.overflowed = False
+
+
+class EventSource(Protocol):
+    """Where hints come from. ``drain`` and ``hints`` are called by one thread at a time."""
+
+    kind: str
+    """``fanotify`` or ``inotify``."""
+
+    def fileno(self) -> int:
+        """Readable while events wait."""
+        ...
+
+    def drain(self, into: DirtySet, entries_max: int) -> None:
+        """Take everything that waits. Beyond *entries_max* different ones the set is emptied and marked overflowed."""
+        ...
+
+    def hints(self, raw: bytes, mask: int) -> Iterator[Hint]:
+        """What one entry of a dirty set says."""
+        ...
+
+    def watch(self, directory_fd: int, handle: bytes) -> None:
+        """Be told of this directory too (called before it is listed). Raises EnvironmentUnfit at the system's limit."""
+        ...
+
+    def close(self) -> None: ...
