@@ -1,9 +1,9 @@
 """A load generator for LMTP and SMTP: as many messages as the server takes, for as little CPU as Python allows.
 
 It shares its machine with the system under test, so it must cost little: one thread, one epoll, contents prepared
-beforehand and never copied again (``sendmsg`` of a fresh header and an old body). With CHUNKING (RFC 3030), which Dovecot
-offers, one message is one write and mostly one read: envelope and content leave together, and the answers come together.
-Without it, or with ``--data``, DATA is used: envelope pipelined (RFC 2920), content after the 354.
+beforehand and never copied again (``sendmsg`` of a fresh header and an old body). With CHUNKING (RFC 3030), which
+Dovecot offers, one message is one write and mostly one read: envelope and content leave together, and the answers come
+together. Without it, or with ``--data``, DATA is used: envelope pipelined (RFC 2920), content after the 354.
 
     python -m holdfast.drill.workload.lmtp --port 24 --to user00@example.org --connections 8 --seconds 30
 
