@@ -42,6 +42,10 @@ _ROWS: Final = (
     "SELECT entry.name, node.id, kind, ino, size, mtime_ns, ctime_ns "
     "FROM entry JOIN node ON node.id = entry.node WHERE parent = ? ORDER BY entry.name"
 )
+_UPDATE: Final = (  # without the handle: naming it would cost its index a deletion and an insertion
+    "UPDATE node SET ino = ?, mode = ?, uid = ?, gid = ?, size = ?, mtime_ns = ?, ctime_ns = ?, content = ?, "
+    "xattrs = ? WHERE id = ?"
+)
 _RESIGHT: Final = "UPDATE node SET handle = ?, ino = ?, ctime_ns = ? WHERE id = ?"
 _NODE_COLUMNS: Final = ", ".join(f"node.{column}" for column in _COLUMNS.split(", "))
 
@@ -134,11 +138,8 @@ class IndexReader:
 
     def child(self, parent: int, name: bytes) -> Node | None:
         """What *name* in the directory *parent* is."""
-        row = self._execute(
-            f"SELECT {_NODE_COLUMNS} FROM entry JOIN node ON node.id = entry.node WHERE parent = ? AND name = ?",
-            (parent, name),
-        ).fetchone()
-        return None if row is None else Node._make(row)
+        node_id = self.child_id(parent, name)  # two statements: measured five times faster than their join
+        return None if node_id is None else self.node(node_id)
 
     def child_id(self, parent: int, name: bytes) -> int | None:
         row = self._execute("SELECT node FROM entry WHERE parent = ? AND name = ?", (parent, name)).fetchone()
@@ -222,7 +223,8 @@ class IndexReader:
         if path:
             above, _, name = path.rpartition(b"/")
             parent = self.directory(tree, above)
-            node_id = None if parent is None else self.child_id(parent, name)
+            node = None if parent is None else self.child(parent, name)
+            node_id = node.id if node is not None and node.kind == NodeKind.DIRECTORY else None
         else:
             node_id = self.child_id(SUPER_ROOT, tree.encode())
         if node_id is not None:
@@ -348,13 +350,11 @@ class Index(IndexReader):
 
     def update(self, old: Node, new: Node) -> None:
         """The node ``old.id`` is as *new* says (same id and kind)."""
-        if new.handle is not None and new.handle != old.handle:
-            self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (new.handle,))
-        self._execute(
-            "UPDATE node SET handle = ?, ino = ?, mode = ?, uid = ?, gid = ?, size = ?, mtime_ns = ?, ctime_ns = ?, "
-            "content = ?, xattrs = ? WHERE id = ?",
-            (*new[2:], old.id),
-        )
+        if new.handle != old.handle:
+            if new.handle is not None:
+                self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (new.handle,))
+            self._execute("UPDATE node SET handle = ? WHERE id = ?", (new.handle, old.id))
+        self._execute(_UPDATE, (*new[3:], old.id))
         self._count(old.kind, 0, new.size - old.size)
 
     def resight(self, node_id: int, handle: bytes | None, ino: int, ctime_ns: int) -> None:
