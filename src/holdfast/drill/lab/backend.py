@@ -34,6 +34,7 @@ class Backend(Protocol):
     Every step may be repeated: what is done already is left as it is. All raise LabError.
     """
 
+    backing: Backing
     cannot_show: tuple[str, ...]
     """What a drill on this backend says nothing about."""
 

@@ -41,21 +41,12 @@ class Lab:
         """
         spec.check()
         adapter = backend.choose(spec.backend)
-        kind = "namespaces" if type(adapter).__name__ == "Namespaces" else "processes"
-        with store.locked(spec.name):
-            if store.lab_folder(spec.name).exists():
-                _refuse_or_clean(spec.name)
-            disks = (Path(spec.disks).resolve() if spec.disks else store.DISKS_FOLDER) / spec.name
-            with store.choosing_network() as number:
-                state = new_state(spec, "namespaces" if kind == "namespaces" else "processes", number, disks)
-                store.lab_folder(spec.name).mkdir(mode=0o755)
-                store.save(state)
-            try:
-                disks.mkdir(parents=True, exist_ok=True)
-                _build(adapter, state)
-            except BaseException:
-                _remove(adapter, state)
-                raise
+        try:
+            with store.locked(spec.name):
+                _up_locked(adapter, spec)
+        finally:
+            if not store.lab_folder(spec.name).exists():
+                store.forget_locks(spec.name)
         return cls(spec.name)
 
     @classmethod
@@ -323,6 +314,22 @@ class Machine:
         if not backend.alive(state.machine(self.name).init):
             raise LabError(f"{self.name} is off", hint=f"'holdfast lab start {self.name}'")
         return state
+
+
+def _up_locked(adapter: Backend, spec: LabSpec) -> None:
+    if store.lab_folder(spec.name).exists():
+        _refuse_or_clean(spec.name)
+    disks = (Path(spec.disks).resolve() if spec.disks else store.DISKS_FOLDER) / spec.name
+    with store.choosing_network() as number:
+        state = new_state(spec, adapter.backing, number, disks)
+        store.lab_folder(spec.name).mkdir(mode=0o755)
+        store.save(state)
+    try:
+        disks.mkdir(parents=True, exist_ok=True)
+        _build(adapter, state)
+    except BaseException:
+        _remove(adapter, state)
+        raise
 
 
 def _build(adapter: Backend, state: LabState) -> None:

@@ -250,7 +250,8 @@ def release_service_address(machine: Machine) -> None:
 def put(machine: Machine, path: str, text: str, *, mode: int = 0o644, owner: str = "root", group: str = "root") -> None:
     """Write a file in *machine*, dated ten seconds back. Users and groups are the machine's. Raises LabError.
 
-    Measured: while main.cf is younger than two seconds, every Postfix program reads it again each 0.3 s until it is older.
+    Measured: while main.cf is younger than two seconds, every Postfix program reads it again each 0.3 s until it is
+    older.
     """
     target = machine.path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

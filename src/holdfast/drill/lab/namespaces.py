@@ -14,7 +14,7 @@ from typing import Final
 
 from holdfast.drill.lab import backend, control, disk, freezer, installation, linux, network, store, tools
 from holdfast.drill.lab.init import InitConfig
-from holdfast.drill.lab.spec import LabError, LabState, MachineState, ProcessId
+from holdfast.drill.lab.spec import Backing, LabError, LabState, MachineState, ProcessId
 
 DEATH_SECONDS_MAX: Final = 20.0
 """A killed process in the middle of a large write takes its time."""
@@ -25,6 +25,7 @@ LOOP_SECONDS_MAX: Final = 5.0
 class Namespaces:
     """Adapter of :class:`backend.Backend`. Needs root."""
 
+    backing: Backing = "namespaces"
     cannot_show: tuple[str, ...] = ()
 
     def create(self, state: LabState) -> None:

@@ -20,7 +20,7 @@ from typing import Final
 from holdfast.drill.lab import backend, store, tools
 from holdfast.drill.lab.init import InitConfig
 from holdfast.drill.lab.rootfs import OWN_TREES
-from holdfast.drill.lab.spec import LabState, MachineState
+from holdfast.drill.lab.spec import Backing, LabState, MachineState
 from holdfast.errors import EnvironmentUnfit
 
 MARK: Final = "HOLDFAST_LAB_MACHINE"
@@ -31,6 +31,7 @@ DEATH_SECONDS_MAX: Final = 20.0
 class Processes:
     """Adapter of :class:`backend.Backend`. Needs no rights beyond those of its user."""
 
+    backing: Backing = "processes"
     cannot_show: tuple[str, ...] = (
         "a power cut: killed processes leave the page cache, so unsynced data survives (only 'kill --soft' is offered)",
         "partitions: 'cut' is refused, all machines share the host's loopback",

@@ -318,7 +318,10 @@ class Supervisor:
                 self._signal(service.cleaner, signal.SIGKILL)
             case Act.DECIDE:
                 self._decide(service, now)
-            case Act.WANT | Act.UNWANT | Act.NOTHING:
+            case Act.UNWANT:
+                if service.phase is Phase.STOPPED:
+                    service.deadline = None
+            case Act.WANT | Act.NOTHING:
                 pass
 
     def _signal(self, pid: int | None, number: int) -> None:
