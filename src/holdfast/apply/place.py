@@ -25,6 +25,7 @@ from typing import Final, NamedTuple
 from holdfast.apply.syscalls import open_directory, rename_to_free, sync_filesystem
 from holdfast.errors import EnvironmentUnfit, HoldfastError, NoSpace, Refused
 from holdfast.trees.spec import RESERVED_NAME
+from holdfast.trees.stat import HandleReader
 
 DIRECTORIES_OPEN_MAX: Final = 400
 """Descriptors kept per tree: the usual limit of a process is 1024, and there are four or five trees."""
@@ -55,6 +56,7 @@ class Place:
         self.root = root
         self.fd: Final = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.device: Final = os.fstat(self.fd).st_dev
+        self.handles: Final = HandleReader(self.fd)
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._open_max = directories_open_max
         self._numbers = count(1)

@@ -40,7 +40,7 @@ from holdfast.changes.digest import BLOCK_BYTES, block_digest
 from holdfast.errors import Refused
 from holdfast.trees.index import Index, Node, NodeKind
 from holdfast.trees.spec import RESERVED_NAME, Tree
-from holdfast.trees.stat import Observed, handle_at, observed, pack_xattrs, read_xattrs, unpack_xattrs
+from holdfast.trees.stat import Observed, observed, pack_xattrs, read_xattrs, unpack_xattrs
 
 UNDO: Final = RESERVED_NAME + b"/undo"
 DIFFERENCES_MAX: Final = 200_000
@@ -183,7 +183,7 @@ class _Undo:
 
     def _check_root(self) -> None:
         node = self._index.node(self._root)
-        handle = handle_at(self._place.fd, b"")
+        handle = self._place.handles.read(self._place.fd, b"")
         if node is None or (node.handle or handle) != handle:
             raise Refused(
                 f"the root {self._place.root} of tree {self._tree.name!r} is not the directory it was",
@@ -224,7 +224,7 @@ class _Undo:
         if alike and should is not None and seen.kind != NodeKind.DIRECTORY and _untouched(seen, should):
             return should
         directory, name = self._place.parent(path)
-        handle = handle_at(directory, name)
+        handle = self._place.handles.read(directory, name)
         known = None if handle is None else self._index.by_handle(handle)
         if known is not None and (known.kind != seen.kind or not self._in_tree(known)):
             known = None
@@ -322,7 +322,7 @@ class _Undo:
                     directory, own_name = self._place.parent(path)
                 except (FileNotFoundError, NotADirectoryError):
                     continue
-                if node.handle is not None and handle_at(directory, own_name) == node.handle:
+                if node.handle is not None and self._place.handles.read(directory, own_name) == node.handle:
                     return path
         return None
 
@@ -346,7 +346,7 @@ class _Undo:
             self.missing.append(Oddity(self._tree.name, path, "its content was not there after an unclean stop"))
         directory, name = place.parent(path)
         ino = os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
-        self._index.update(node, node._replace(handle=handle_at(directory, name), ino=ino, ctime_ns=0))
+        self._index.update(node, node._replace(handle=place.handles.read(directory, name), ino=ino, ctime_ns=0))
 
     def _dispose(self, aside: Aside) -> None:
         for node_id, surplus in self._held.items():

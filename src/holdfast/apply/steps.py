@@ -57,7 +57,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.trees.index import Index, Node, NodeKind
 from holdfast.trees.replay import ReplayGap, Sighting
 from holdfast.trees.spec import PatternSet, Tree
-from holdfast.trees.stat import Observed, Owners, handle_at, observed, pack_xattrs
+from holdfast.trees.stat import Observed, Owners, observed, pack_xattrs
 
 STAGED_MAX: Final = 16
 """Files in parts at once. Their parts follow each other, so one would do; more is somebody's mistake."""
@@ -193,7 +193,7 @@ class Steps:
             if not keep:
                 place.discard(staged)
             raise
-        sighting = Sighting(_seen(os.fstat(staged.fd)), handle_at(staged.fd, b""))
+        sighting = Sighting(_seen(os.fstat(staged.fd)), place.handles.read(staged.fd, b""))
         os.close(staged.fd)
         return sighting
 
@@ -240,6 +240,8 @@ class Steps:
         describe(fd, seen, described(meta, self._owners), xattrs_differ=xattrs_differ, mtime_differs=written)
 
     def _set_meta(self, change: SetMeta, place: Place) -> Sighting:
+        if not change.path and self._index.directory(change.tree, b"") is None:  # the first change of a tree
+            return describe_directory(place, b"", described(change.meta, self._owners))
         node = self._expected(change, change.path)
         if node.kind == NodeKind.SYMLINK:
             self._checked(change, change.path, node, place)
@@ -300,7 +302,7 @@ class Steps:
             place.unlink(change.path)
             raise
         seen = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        return Sighting(_seen(seen), handle_at(directory, name))
+        return Sighting(_seen(seen), place.handles.read(directory, name))
 
     def _remove(self, change: Remove, place: Place) -> None:
         node = self._expected(change, change.path)
@@ -375,7 +377,7 @@ def describe_directory(place: Place, path: bytes, wanted: Described) -> Sighting
     fd = place.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         describe(fd, os.fstat(fd), wanted, xattrs_differ=True)
-        return Sighting(_seen(os.fstat(fd)), handle_at(fd, b""))
+        return Sighting(_seen(os.fstat(fd)), place.handles.read(fd, b""))
     finally:
         os.close(fd)
 

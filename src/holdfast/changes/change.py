@@ -31,6 +31,7 @@ travels as ``#`` and its number.
 
 from __future__ import annotations
 
+import re
 from typing import Final, TypeAlias
 
 from msgspec import Struct
@@ -42,6 +43,10 @@ NAME_BYTES_MAX: Final = 255
 """NAME_MAX of Linux filesystems, limits.h."""
 PATH_BYTES_MAX: Final = 4095
 """PATH_MAX less its NUL, limits.h: the kernel takes no longer path in one call."""
+
+
+_NAME: Final = rb"(?!\.{1,2}(?:/|\Z))[^/\0]{1,%d}" % NAME_BYTES_MAX
+_PATH: Final = re.compile(_NAME + b"(?:/" + _NAME + b")*")
 
 
 class ChangeInvalid(HoldfastError):
@@ -131,6 +136,9 @@ class Symlink(Struct, frozen=True, array_like=True, tag=9):
 
 Change: TypeAlias = Put | Patch | Rename | Link | Remove | Mkdir | Rmdir | SetMeta | Symlink
 
+_WITH_TO: Final = (Rename, Link)
+_WITH_CONTENT: Final = (Put, Patch)
+"""Tuples: a union would be built anew at each check."""
 KIND_NAMES: Final[dict[type, str]] = {
     Put: "put",
     Patch: "patch",
@@ -150,19 +158,16 @@ def check_path(path: bytes, *, root_allowed: bool = False) -> None:
         if root_allowed:
             return
         raise ChangeInvalid("a change has an empty path")
-    if len(path) > PATH_BYTES_MAX or b"\0" in path:
+    if len(path) > PATH_BYTES_MAX or not _PATH.fullmatch(path):
         raise ChangeInvalid(f"a change has an impossible path: {path[:80]!r}")
-    for name in path.split(b"/"):
-        if not name or name == b"." or name == b".." or len(name) > NAME_BYTES_MAX:
-            raise ChangeInvalid(f"a change has an impossible path: {path[:80]!r}")
 
 
 def check_change(change: Change) -> None:
     """Raises ChangeInvalid when *change* could not have come from a sound sender."""
     check_path(change.path, root_allowed=isinstance(change, SetMeta))
-    if isinstance(change, Rename | Link):
+    if isinstance(change, _WITH_TO):
         check_path(change.to)
-    elif isinstance(change, Put | Patch):
+    elif isinstance(change, _WITH_CONTENT):
         first = change.first_block if isinstance(change, Patch) else 0
         blocks = block_count(max(change.size, 0)) - first
         sound = change.size >= 0 and first >= 0 and len(change.digests) == DIGEST_BYTES * max(blocks, 0)

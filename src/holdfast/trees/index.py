@@ -22,6 +22,7 @@ CACHE_KIB: Final = 64 * 1024
 """SQLite's page cache: the index's share of the agent's memory, whatever the number of files."""
 DIRECTORIES_CACHED_MAX: Final = 50_000
 """Paths of directories kept in memory: about 10 MB."""
+LOOKED_UP_MAX: Final = 16
 SUPER_ROOT: Final = 0
 
 _SCHEMA: Final = f"""
@@ -258,6 +259,8 @@ class Index(IndexReader):
         super().__init__(connection)
         self.file = file
         self._totals = list(super().totals())
+        self._looked_up: dict[tuple[int, bytes], Node | None] = {}
+        """What :meth:`child` found since the last change: to make one change, the same place is asked for thrice."""
         self._execute("BEGIN IMMEDIATE")
 
     @classmethod
@@ -313,6 +316,7 @@ class Index(IndexReader):
     def rollback(self) -> None:
         """Back to the last commit."""
         self._execute("ROLLBACK")
+        self._looked_up.clear()
         self.forget_paths()
         self._totals = list(super().totals())
         self._execute("BEGIN IMMEDIATE")
@@ -322,12 +326,23 @@ class Index(IndexReader):
         for table in ("node", "entry", "state"):
             self._execute(f"DELETE FROM {table}")
         self._totals = [0, 0, 0, 0]
+        self._looked_up.clear()
         self.forget_paths()
 
     def close(self) -> None:
         """Close; what was not committed is gone."""
         self._execute("ROLLBACK")
         super().close()
+
+    def child(self, parent: int, name: bytes) -> Node | None:
+        """What *name* in the directory *parent* is."""
+        place = parent, name
+        if place in self._looked_up:
+            return self._looked_up[place]
+        if len(self._looked_up) >= LOOKED_UP_MAX:
+            self._looked_up.clear()
+        node = self._looked_up[place] = super().child(parent, name)
+        return node
 
     def _count(self, kind: int, nodes: int, size: int) -> None:
         self._totals[kind - 1] += nodes
@@ -340,6 +355,7 @@ class Index(IndexReader):
 
     def add(self, node: Node) -> int:
         """Insert *node* (its id is ignored); the new id. A node that had its handle loses it: the kernel reused it."""
+        self._looked_up.clear()
         try:
             self._execute(_INSERT, node[1:])
         except apsw.ConstraintError:
@@ -350,6 +366,7 @@ class Index(IndexReader):
 
     def update(self, old: Node, new: Node) -> None:
         """The node ``old.id`` is as *new* says (same id and kind)."""
+        self._looked_up.clear()
         if new.handle != old.handle:
             if new.handle is not None:
                 self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (new.handle,))
@@ -359,6 +376,7 @@ class Index(IndexReader):
 
     def resight(self, node_id: int, handle: bytes | None, ino: int, ctime_ns: int) -> None:
         """The node was seen, unchanged in all that travels."""
+        self._looked_up.clear()
         try:
             self._execute(_RESIGHT, (handle, ino, ctime_ns, node_id))
         except apsw.ConstraintError:
@@ -367,13 +385,16 @@ class Index(IndexReader):
 
     def bind(self, parent: int, name: bytes, node_id: int) -> None:
         """*name* in *parent* is *node_id*; the name must be free."""
+        self._looked_up.clear()
         self._execute("INSERT INTO entry VALUES(?, ?, ?)", (parent, name, node_id))
 
     def unbind(self, parent: int, name: bytes) -> None:
+        self._looked_up.clear()
         self._execute("DELETE FROM entry WHERE parent = ? AND name = ?", (parent, name))
 
     def move(self, parent: int, name: bytes, to_parent: int, to_name: bytes, *, directory: bool) -> None:
         """Give an entry another place; the new name must be free."""
+        self._looked_up.clear()
         self._execute(
             "UPDATE entry SET parent = ?, name = ? WHERE parent = ? AND name = ?", (to_parent, to_name, parent, name)
         )
@@ -382,6 +403,7 @@ class Index(IndexReader):
 
     def drop_if_nameless(self, node: Node) -> bool:
         """Delete the node when no name is left; True when it was deleted."""
+        self._looked_up.clear()
         if self._execute("SELECT 1 FROM entry WHERE node = ? LIMIT 1", (node.id,)).fetchone() is not None:
             return False
         self._execute("DELETE FROM node WHERE id = ?", (node.id,))

@@ -113,18 +113,30 @@ class Replay:
 
     def _described(self, node: Node, meta: Meta, sighting: Sighting | None) -> Node:
         """*node* with the metadata of *meta*, and what was sighted."""
-        described = node._replace(
-            mode=meta.mode,
-            uid=self._owners.uid(meta.owner),
-            gid=self._owners.gid(meta.group),
-            mtime_ns=meta.mtime_ns,
-            ctime_ns=0,
-            xattrs=pack_xattrs(meta.xattrs),
+        handle, ino, ctime_ns = node.handle, node.ino, 0
+        if sighting is not None:
+            handle, ino, ctime_ns = sighting.handle or handle, sighting.seen.ino, sighting.seen.ctime_ns
+        return Node(
+            node.id,
+            node.kind,
+            handle,
+            ino,
+            meta.mode,
+            self._owners.uid(meta.owner),
+            self._owners.gid(meta.group),
+            node.size,
+            meta.mtime_ns,
+            ctime_ns,
+            node.content,
+            pack_xattrs(meta.xattrs),
         )
-        return _sighted(described, sighting)
 
     def _resight(self, node: Node, sighting: Sighting | None) -> None:
-        self._index.update(node, _sighted(node._replace(ctime_ns=0), sighting))
+        if sighting is None:
+            self._index.update(node, node._replace(ctime_ns=0))
+            return
+        seen, handle = sighting.seen, sighting.handle or node.handle
+        self._index.update(node, node._replace(handle=handle, ino=seen.ino, ctime_ns=seen.ctime_ns))
 
     def _new(
         self, change: Change, kind: NodeKind, meta: Meta, size: int, content: bytes, sighting: Sighting | None
@@ -147,7 +159,9 @@ class Replay:
 
     def _link(self, change: Link, sighting: Sighting | None) -> None:
         node = self._there(change, change.path)
-        if self._index.child_id(*self._place(change, change.to)) != node.id:  # else: freeing it might take its last name
+        if (
+            self._index.child_id(*self._place(change, change.to)) != node.id
+        ):  # else: freeing it might take its last name
             self._index.bind(*self._free(change, change.to), node.id)
         self._resight(node, sighting)
 
@@ -160,11 +174,3 @@ class Replay:
         to_parent, to_name = self._free(change, change.to)
         self._index.move(parent, name, to_parent, to_name, directory=node.kind == NodeKind.DIRECTORY)
         self._resight(node, sighting)
-
-
-def _sighted(node: Node, sighting: Sighting | None) -> Node:
-    if sighting is None:
-        return node
-    seen = sighting.seen
-    handle = sighting.handle if sighting.handle is not None else node.handle
-    return node._replace(handle=handle, ino=seen.ino, ctime_ns=seen.ctime_ns)
