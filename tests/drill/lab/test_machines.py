@@ -145,3 +145,31 @@ def test_a_machine_may_change_its_own_network(lab: Lab) -> None:
     with listener:
         probes.connect(lab.machine("relay"), lab.state.service_ipv4, 7002).close()
     main.run(["ip", "address", "del", f"{lab.state.service_ipv4}/32", "dev", "eth0"])
+
+
+LISTEN = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+CREATE, NAMES, ADD_FILESYSTEM, HERE = 0x100, 0xC00, 0x101, -100  # fanotify(7)
+heard = libc.fanotify_init(NAMES, os.O_RDONLY)
+assert heard >= 0, os.strerror(ctypes.get_errno())
+assert libc.fanotify_mark(heard, ADD_FILESYSTEM, ctypes.c_uint64(CREATE), HERE, b"/var") == 0
+print("ready", flush=True)
+while True:
+    name = os.read(heard, 4096)
+    print([word for word in (b"of-main", b"of-backup", b"of-host") if word in name], flush=True)
+"""
+
+
+def test_a_filesystem_mark_hears_its_own_machine_and_no_other(lab: Lab, tmp_path: Path) -> None:
+    main, backup = lab.machine("main"), lab.machine("backup")
+    listener = main.spawn(["python", "-c", LISTEN], log="/dev/shm/heard")
+    heard = main.path("/dev/shm/heard")
+    wait_until(lambda: "ready" in heard.read_text(), 10, "the mark")
+    backup.run(["touch", "/var/of-backup"])
+    (tmp_path / "of-host").touch()
+    main.run(["touch", "/etc/of-main"])
+    wait_until(lambda: len(heard.read_text().splitlines()) > 1, 10, "an event")
+    assert heard.read_text().splitlines() == ["ready", "[b'of-main']"]
+    listener.signal(signal.SIGKILL)
+    listener.wait(5)

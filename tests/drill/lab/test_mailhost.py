@@ -156,6 +156,6 @@ def test_a_wrong_password_is_refused(lab: Lab, client: Machine) -> None:
     state = lab.state
     known = state.users()[0]
     wrong = type(known)(known.address, "wrong")
+    trusted = mailhost.site_certificate(lab)
     with pytest.raises(LabError, match="AUTHENTICATIONFAILED"):
-        trusted = mailhost.site_certificate(lab)
         probes.imap(client, state.machines["main"].ipv4, wrong, trusted, state.service_name)

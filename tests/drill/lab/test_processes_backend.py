@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from holdfast.drill.lab import mailhost, store
+from holdfast.drill.lab import linux, mailhost, store
 from holdfast.drill.lab.lab import Lab
 from holdfast.drill.lab.spec import LabSpec, MachineSpec
 from holdfast.drill.lab.supervisor import Unit
@@ -43,9 +42,9 @@ def test_a_soft_kill_ends_every_process_of_one_machine_and_start_boots_its_units
     main, backup = plain.machine("main"), plain.machine("backup")
     main.boot(Unit(name="sleeper", argv=("sleep", "1000")))
     stray = main.spawn(["sleep", "1000"])
-    assert os.path.exists(f"/proc/{stray.pid}")
+    assert linux.process_start_ticks(stray.pid) is not None
     main.kill(soft=True)
-    assert not os.path.exists(f"/proc/{stray.pid}")
+    assert linux.process_start_ticks(stray.pid) is None
     assert not main.running
     assert backup.running
     main.start()

@@ -140,6 +140,9 @@ service auth {{
   }}
 }}
 
+# The administrator's additions; before the protocols, so that plugins named there count for them too.
+!include_try local.conf
+
 # --- Protocols ----------------------------------------------------------------------------------------------------
 protocol lmtp {{
   postmaster_address = postmaster@{site.domain}
@@ -150,8 +153,7 @@ plugin {{
   sieve = file:~/sieve;active=~/.dovecot.sieve
 }}
 
-# Settings of the administrator's own, and then of this machine only (never copied to another).
-!include_try local.conf
+# Settings of this machine only, never copied to another.
 !include_try /etc/holdfast/overrides/dovecot.conf
 """
 
@@ -161,10 +163,6 @@ def dovecot_replicator(peer: str, secret: str) -> str:
     return f"""\
 # Every change is sent to the other server by Dovecot's replicator (doc.dovecot.org/2.3: "Replication with dsync").
 mail_plugins = $mail_plugins notify replication
-
-protocol lmtp {{
-  mail_plugins = $mail_plugins notify replication sieve
-}}
 
 service aggregator {{
   fifo_listener replication-notify-fifo {{
@@ -186,7 +184,6 @@ service replicator {{
 }}
 
 service doveadm {{
-  user = vmail
   inet_listener {{
     port = {DOVEADM_PORT}
   }}
