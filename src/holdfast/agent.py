@@ -34,6 +34,7 @@ from holdfast.mail.site import MailSite
 from holdfast.node.address import Addresses
 from holdfast.node.control import Control
 from holdfast.node.enrol import Folder
+from holdfast.node.errands import write_manifest
 from holdfast.node.history import History
 from holdfast.node.local import LocalFile
 from holdfast.node.node import Node
@@ -141,7 +142,10 @@ def _world(settings: Settings, folder: Folder, connection: Connection, bus: Nats
     steward = folder.tls_files().as_steward()
     serving = _serving(settings)
 
+    history = History(settings.state / "history.jsonl", time.time)
+
     async def find_trees() -> tuple[TreeSpec, ...]:
+        await write_manifest(serving.mail, history)
         protection = await serving.mail.protection()
         for warning in protection.warnings:
             _log.warning("discovery: %s", warning)
@@ -153,7 +157,7 @@ def _world(settings: Settings, folder: Folder, connection: Connection, bus: Nats
         bus=bus,
         key=folder.read_segment_key() if mail_machine else None,
         owners=Owners(),
-        history=History(settings.state / "history.jsonl", time.time),
+        history=history,
         local=LocalFile(settings.state / "node.json"),
         serving=serving,
         clocks=Clocks(time.time, time.time_ns, time.monotonic),

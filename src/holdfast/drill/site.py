@@ -53,7 +53,7 @@ class ProtectedLab:
         return [machine for machine in self.lab.machines() if machine.state.role != "client"]
 
     def _init(self, main: Machine, more: str) -> dict[str, dict[str, str]]:
-        state, user = self.lab.state, self.lab.accounts()[0]
+        state, user = self.lab.state, self.lab.accounts[0]
         self._put_password(main)
         lines = f'[mail.probe]\nuser = "{user.address}"\npassword_file = "{PASSWORD_FILE}"\n{more}'
         mailhost.put(main, "/etc/holdfast/mail-lines.toml", lines)
@@ -68,7 +68,7 @@ class ProtectedLab:
         return bundles
 
     def _put_password(self, machine: Machine) -> None:
-        mailhost.put(machine, PASSWORD_FILE, self.lab.accounts()[0].password + "\n", mode=0o600)
+        mailhost.put(machine, PASSWORD_FILE, self.lab.accounts[0].password + "\n", mode=0o600)
 
     def _join(self, machine: Machine, main: Machine, bundle: dict[str, str]) -> None:
         target = machine.path("/root/site.join")

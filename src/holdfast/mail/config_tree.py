@@ -34,13 +34,15 @@ MACHINES_OWN: Final = frozenset(
     )
 )
 """Named in many configurations, and never copied whole: they make the machine what it is, or come with its packages."""
+NOT_CONFIGURATION: Final = ("/usr", "/bin", "/sbin", "/lib", "/var/log", "/run", "/var/run", "/dev", "/proc", "/tmp")
+"""Named in configurations too, and either the packages' own, or written by the programs."""
 _EDITORS: Final = ("*" + PARTIAL_SUFFIX, ".*.sw?", "*~", "*.dpkg-new", "*.dpkg-tmp")
 
 
 def config_trees(
     protections: Iterable[Protection], settings: MailSettings, data: Iterable[TreeSpec], *, etc: str = ETC
 ) -> list[TreeSpec]:
-    """All paths that configure the services, as trees; what the *data* trees hold anyway is left to them."""
+    """All paths that configure the services, as trees; what the *data* trees hold, or stand in, is left to them."""
     protections = list(protections)
     named = {path for protection in protections for path in protection.config_paths} | set(settings.config_paths)
     named |= {os.path.join(etc, name) for name in COMPANIONS if os.path.exists(os.path.join(etc, name))}
@@ -48,7 +50,7 @@ def config_trees(
     if any(below(path, f"{etc}/letsencrypt") for path in wanted):
         wanted.add(f"{etc}/letsencrypt")  # live/ is links into archive/, and renewal/ belongs to both
     roots = [tree.root for tree in data]
-    paths = merged(path for path in wanted if not any(below(path, root) for root in roots))
+    paths = merged(path for path in wanted if not any(below(path, root) or below(root, path) for root in roots))
     left_out = {path for protection in protections for path in protection.config_exclude}
     left_out |= set(settings.config_exclude)
     overrides = {path for protection in protections for path in protection.overrides}
@@ -64,6 +66,8 @@ def config_trees(
 
 def _own(path: str, etc: str) -> bool:
     translated = ETC + path.removeprefix(etc) if below(path, etc) else path
+    if any(below(path, place) for place in NOT_CONFIGURATION):
+        return True
     return translated.rstrip("/") in {own.rstrip("/") for own in MACHINES_OWN} or below(translated, f"{ETC}/holdfast")
 
 

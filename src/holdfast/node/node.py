@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Final
 
 from holdfast.changes.frame import Chain, Frame, Promotion, chain_start, read_header
@@ -23,7 +24,7 @@ from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
 from holdfast.node.local import trees_digest
 from holdfast.node.peer import Peer
-from holdfast.node.primary import Primary, catch_up
+from holdfast.node.primary import Primary, catch_up, scan_words
 from holdfast.node.roles import Facts, Role, Row, decide
 from holdfast.node.seeding import Seeding
 from holdfast.node.standby import Standby
@@ -262,6 +263,8 @@ class Node:
         world = self.world
         self._become(Role.FOUNDER, row.reason)
         trees = await world.find_trees()
+        for spec in trees:
+            Path(spec.root).mkdir(parents=True, exist_ok=True)
         world.local.change(trees=trees)
         if self.log is None or (await self.log.state()).last > 0:
             self.log = await world.door.found(None if self.log is None else self.log.incarnation)
@@ -468,7 +471,7 @@ class Node:
             beat.log_away_seconds = -1.0 if status.log_away_seconds is None else status.log_away_seconds
             beat.trees = trees_digest(self.world.local.state.trees)
             if self.primary.scanning is not None:
-                beat.progress, beat.progress_share = self.primary.scanning.words, self.primary.scanning.share
+                beat.progress, beat.progress_share = scan_words(self.primary.scanning)
         elif self.standby is not None:
             follow = self.standby.follow
             lag = follow.lag()

@@ -10,6 +10,7 @@ from holdfast.changes.names import CapturedPosition, Epoch
 from holdfast.errors import HoldfastError
 from holdfast.log.port import Fenced, Log
 from holdfast.node.capture import Capture
+from holdfast.node.errands import run_errands
 from holdfast.node.world import World
 from holdfast.trees.index import Index
 from holdfast.trees.replay import Replay
@@ -36,6 +37,13 @@ async def catch_up(index: Index, log: Log, world: World) -> Chain:
                 break
     index.commit(chain, epoch)
     return chain
+
+
+def scan_words(at: ScanProgress) -> tuple[str, float]:
+    """How far a scan is: in words, and as a share (-1: a first scan does not know how much there is)."""
+    if not at.files_expected:
+        return f"scanning: {at.files:,} names so far", -1.0
+    return f"scanning {at.files:,} of about {at.files_expected:,} names", min(at.files / at.files_expected, 1.0)
 
 
 class Primary:
@@ -89,7 +97,8 @@ class Primary:
             await asyncio.to_thread(self.watcher.stop)
             raise
         self.capture.start()
-        self._tasks = [asyncio.create_task(self._scan()), asyncio.create_task(self._look_for_others())]
+        errands = run_errands(world.serving.mail, world.history)
+        self._tasks = [asyncio.create_task(work) for work in (self._scan(), self._look_for_others(), errands)]
 
     async def end(self) -> Chain:
         """Stop capturing; everything seen is in the log (unless it was lost). The place reached."""
