@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import imapclient  # type: ignore[import-untyped]
+import imapclient
 import pytest
 
 from holdfast.mail.dovecot_files import store_tree
@@ -28,8 +28,8 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def client_of(box: DovecotBox) -> imapclient.IMAPClient:
-    client = imapclient.IMAPClient("127.0.0.1", port=box.imap_port, ssl=False, timeout=10)
+def client_of(box: DovecotBox) -> Any:
+    client: Any = imapclient.IMAPClient("127.0.0.1", port=box.imap_port, ssl=False, timeout=10)
     client.login(USER, PASSWORD)
     client.enable("QRESYNC")
     return client

@@ -12,8 +12,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import imapclient  # type: ignore[import-untyped]
+import imapclient
 import pytest
 
 from holdfast.mail import processes
@@ -126,7 +127,7 @@ async def test_a_stop_ends_sessions_of_logged_in_clients(folder: Path) -> None:
     """Dovecot's mail processes would outlive their master; fenced machines must not serve them."""
     box = DovecotBox(folder)
     await box.service.start()
-    client = imapclient.IMAPClient("127.0.0.1", port=box.imap_port, ssl=False, timeout=5)
+    client: Any = imapclient.IMAPClient("127.0.0.1", port=box.imap_port, ssl=False, timeout=5)
     client.login(USER, PASSWORD)
     client.select_folder("INBOX")
     began = time.monotonic()
@@ -172,7 +173,7 @@ async def test_reload_keeps_the_listener(folder: Path) -> None:
 async def test_discovery_finds_format_store_and_accounts(folder: Path, driver: str) -> None:
     box = DovecotBox(folder, driver)
     found = await box.service.layout()
-    assert (found.syntax, found.drivers, found.base_directory) == ("2.3", {driver}, f"{folder}/run")
+    assert (found.syntax, set(found.drivers), found.base_directory) == ("2.3", {driver}, f"{folder}/run")
     assert found.roots == (str(box.store),)
     assert [(listener.name, listener.port) for listener in found.listeners] == [("imap", box.imap_port)]
     protection = await box.service.protection()

@@ -225,5 +225,4 @@ async def test_under_systemd_units_are_used_and_a_hanging_systemctl_does_not_hol
     assert time.monotonic() - began < 4
     with pytest.raises(ServiceFailed, match=r"systemctl start radicale\.service: exit status 1"):
         await site.start()
-    asked = ["kill --signal=SIGKILL radicale.service", "stop radicale.service", "start radicale.service"]
-    assert said.read_text().splitlines() == asked
+    assert said.read_text().splitlines() == ["stop radicale.service", "start radicale.service"]

@@ -25,6 +25,8 @@ OUTPUT_BYTES_MAX: Final = 16 << 20
 """``doveadm user '*'`` with 100,000 accounts is about 3 MB; nothing else comes near."""
 ERRORS_BYTES_MAX: Final = 64 << 10
 """Of what a program says on standard error, this much is kept."""
+_LOOK_SECONDS: Final = 0.05
+"""How often the size of the output is looked at: a program writes at most some 100 MB too much in that time."""
 NOT_FOUND: Final = 127
 """What a shell says for a program that is not there; 126 for one that must not be run."""
 
@@ -113,7 +115,7 @@ async def _execute(
         if bounded:
             with contextlib.suppress(ProcessLookupError):  # one byte more than allowed shows that it was too much
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (bytes_max + 1, bytes_max + 1))
-        timed_out = await _wait(process, timeout_seconds)
+        timed_out = await _wait(process, timeout_seconds, output.fileno(), bytes_max)
         errors.seek(0)
         assert process.returncode is not None
         return CommandResult(
@@ -127,14 +129,21 @@ async def _execute(
         )
 
 
-async def _wait(process: Process, timeout_seconds: float) -> bool:
-    """Until it ends, or ends by us at the deadline (then True) or when this task is cancelled."""
+async def _wait(process: Process, timeout_seconds: float, output: int, bytes_max: int) -> bool:
+    """Until it ends, or is ended: at the deadline (then True), by its output growing too big, by our being cancelled.
+
+    The size is looked at as well as limited by the kernel: what the program started before the limit was set is free
+    of it.
+    """
+    ended = asyncio.ensure_future(process.wait())
     try:
         async with asyncio.timeout(timeout_seconds):
-            await process.wait()
+            while not (await asyncio.wait({ended}, timeout=_LOOK_SECONDS))[0]:
+                if os.fstat(output).st_size > bytes_max:
+                    _end(process)
     except TimeoutError:
         _end(process)
-        await process.wait()
+        await ended
         return True
     except asyncio.CancelledError:
         _end(process)

@@ -17,7 +17,7 @@ from holdfast.mail.dovecot_files import store_tree
 from holdfast.mail.dovecot_layout import Layout, Listener, accounts_in, layout, passwd_files
 from holdfast.mail.files import read_or_none
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
-from holdfast.mail.roots import by_device
+from holdfast.mail.roots import by_device, folder_of
 from holdfast.mail.settings import DovecotSettings, ProbeSettings
 from holdfast.mail.supervise import START_SECONDS_MAX, SYSTEMD, Units
 from holdfast.trees.spec import TreeSpec
@@ -85,7 +85,7 @@ class Dovecot:
             )
         return Protection(
             trees=tuple(self._trees(roots, found)),
-            config_paths=(os.path.dirname(self._settings.config), *self._outside_files(found)),
+            config_paths=(folder_of(self._settings.config), *self._outside_files(found)),
             overrides=(self._settings.overrides,),
             warnings=found.warnings if not self._store_paths else (),
         )
@@ -121,7 +121,8 @@ class Dovecot:
         return tuple(sorted(set(names)))
 
     async def prepare(self) -> tuple[str, ...]:
-        """Dovecot reads this machine's overrides by an include, so nothing has to be made."""
+        """Dovecot reads this machine's overrides by an include, so nothing is made; the new configuration is read."""
+        await self.layout()
         return ()
 
     async def start(self) -> None:
@@ -162,6 +163,8 @@ class Dovecot:
             await asyncio.sleep(0.005)
 
     async def stop(self, *, force: bool = False) -> None:
+        if force:
+            await self._sweep(grace_seconds=0)
         if self._units.present:
             await self._units.stop(force=force)
         await self._sweep(grace_seconds=0 if force else STOP_GRACE_SECONDS)
@@ -231,7 +234,8 @@ def _text(path: str) -> str:
 def _members(found: Layout) -> list[processes.Seen]:
     """Every process of the instance: the master's group, and orphans of a dead master.
 
-    Helpers stand in the base directory or are confined to a folder of it; a mail process stands in its user's home.
+    Helpers stand in the base directory or are confined to a folder of it; a mail process stands in its user's home. An
+    orphan whose master is gone cannot be told from another instance's orphan: nobody misses either.
     """
     pid = processes.pid_in_file(Path(found.base_directory) / "master.pid")
     base = os.path.realpath(found.base_directory)
@@ -244,7 +248,7 @@ def _members(found: Layout) -> list[processes.Seen]:
             return True
         if processes.below(process.root, base):
             return True
-        return process.parent <= 1 and processes.seen(process.group) is None
+        return not program and process.parent <= 1 and processes.seen(process.group) is None
 
     return processes.find(ours)
 

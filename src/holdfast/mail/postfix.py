@@ -24,6 +24,7 @@ _CHECK_SECONDS_MAX: Final = 60.0
 STOP_GRACE_SECONDS: Final = 2.0
 """What master(8) does on ``postfix stop``, a signal to its group, ends Postfix in 0.05 s unless a delivery hangs."""
 _BASICS: Final = ("queue_directory", "data_directory", "daemon_directory", "alias_maps", "alias_database")
+_NOT_CONFIGURATION: Final = ("/usr", "/dev", "/proc", "/run", "/var/run", "/var/log")
 _QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt", "bounce", "defer", "trace")
 _PORTS: Final = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465}
 _DEBIAN_CHROOT: Final = Path("/usr/lib/postfix/configure-instance.sh")
@@ -112,7 +113,7 @@ class Postfix:
     async def protection(self) -> Protection:
         found = await self.layout()
         files = named_files(value for key, value in found.settings.items() if not key.endswith("_directory"))
-        own = (found.queue_directory, found.settings["data_directory"], "/usr", "/dev", "/proc", "/run", "/var/run")
+        own = (found.queue_directory, found.settings["data_directory"], *_NOT_CONFIGURATION)
         named = {path for path in files if path != "/" and not any(processes.below(path, folder) for folder in own)}
         compiled = tuple(path for table in found.tables for path in table.compiled)
         trees: tuple[TreeSpec, ...] = ()
@@ -173,6 +174,8 @@ class Postfix:
             raise ServiceFailed("postfix started, but no master is running", hint="See the mail log.", retry=True)
 
     async def stop(self, *, force: bool = False) -> None:
+        if force:
+            await self._sweep(grace_seconds=0)
         if self._units.present:
             await self._units.stop(force=force)
         await self._sweep(grace_seconds=0 if force else STOP_GRACE_SECONDS)

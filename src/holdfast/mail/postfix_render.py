@@ -56,6 +56,12 @@ def parse_overrides(text: str, source: str) -> dict[str, str]:
 
 def canonical(content: bytes) -> bytes:
     """The shared file in *content*: without the blocks and marks of :func:`render`. Anything else stays as it is."""
+    while (stripped := _stripped(content)) != content:
+        content = stripped  # a second round only for a file in which blocks were nested by hand
+    return content
+
+
+def _stripped(content: bytes) -> bytes:
     out: list[bytes] = []
     block: list[bytes] | None = None
     joined = False

@@ -87,13 +87,17 @@ def below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
+def _only_ours(group: int, pids: set[int]) -> bool:
+    return {p.pid for p in find(lambda process: process.group == group)} <= pids
+
+
 def signal_all(processes: list[Seen], number: signal.Signals) -> None:
-    """To whole groups where the group's leader is among them or gone, so that no child slips away while we look.
+    """To whole groups where the leader or all members are among them, so that no child slips away while we look.
 
     A master kept in the foreground by a script shares the script's group: then each process is signalled by itself.
     """
     pids = {p.pid for p in processes}
-    groups = {p.group for p in processes if p.group > 1 and (p.group in pids or seen(p.group) is None)}
+    groups = {g for g in {p.group for p in processes} if g > 1 and (g in pids or _only_ours(g, pids))}
     groups.discard(os.getpgrp())
     for group in groups:
         with contextlib.suppress(ProcessLookupError):

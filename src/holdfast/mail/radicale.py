@@ -19,6 +19,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.mail import probes, processes
 from holdfast.mail.files import read_or_none, write_whole
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
+from holdfast.mail.roots import folder_of
 from holdfast.mail.settings import ProbeSettings, RadicaleSettings
 from holdfast.mail.supervise import START_SECONDS_MAX, SYSTEMD, Units
 from holdfast.trees.spec import TreeSpec
@@ -124,7 +125,7 @@ class Radicale:
     async def protection(self) -> Protection:
         found = self.layout()
         tree = TreeSpec(name="groupware", root=os.path.realpath(found.storage), exclude=EXCLUDE).checked()
-        return Protection(trees=(tree,), config_paths=(os.path.dirname(self._settings.config), *found.files))
+        return Protection(trees=(tree,), config_paths=(folder_of(self._settings.config), *found.files))
 
     async def prepare(self) -> tuple[str, ...]:
         return ()
@@ -162,6 +163,8 @@ class Radicale:
             write_whole(self._pid_file, f"{pid} {process.started}\n".encode())
 
     async def stop(self, *, force: bool = False) -> None:
+        if force:
+            await processes.end(self._members, self.name, grace_seconds=0)
         if self._units.present:
             await self._units.stop(force=force)
         await processes.end(self._members, self.name, grace_seconds=0 if force else STOP_GRACE_SECONDS)

@@ -33,6 +33,12 @@ def by_device(paths: tuple[str, ...]) -> list[Group]:
     return [_group(members) for _, members in groups]
 
 
+def folder_of(config: str) -> str:
+    """The folder of a configuration file, with the files it includes; the file alone where it stands in ``/etc``."""
+    folder = os.path.dirname(config)
+    return config if folder in ("/", "/etc", "/usr/local/etc") else folder
+
+
 def _group(members: list[str]) -> Group:
     common = os.path.commonpath(members)
     if common in members:

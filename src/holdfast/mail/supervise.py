@@ -16,7 +16,7 @@ START_SECONDS_MAX: Final = 30.0
 """Postfix took 2.1 s the first time on a machine; a loaded one may take ten times that."""
 STOP_SECONDS_MAX: Final = 10.0
 FORCE_SECONDS_MAX: Final = 1.0
-"""How long a fencing stop waits for systemd before it sweeps without it."""
+"""How long a fencing stop waits for systemd, after everything was killed, before it looks again by itself."""
 
 
 class Units:
@@ -42,11 +42,9 @@ class Units:
             raise ServiceFailed(result.words, hint=f"See: journalctl -u {self._units[0]}", retry=True)
 
     async def stop(self, *, force: bool) -> None:
-        """Whatever systemd answers, the caller sweeps afterwards; so a failure here is not the end of it."""
-        if force:
-            await self._commands.run(
-                ["systemctl", "kill", "--signal=SIGKILL", *self._units], timeout_seconds=FORCE_SECONDS_MAX
-            )
-        await self._commands.run(
-            ["systemctl", "stop", *self._units], timeout_seconds=FORCE_SECONDS_MAX if force else STOP_SECONDS_MAX
-        )
+        """Whatever systemd answers, the caller sweeps afterwards; so a failure here is not the end of it.
+
+        With *force* the caller has killed everything before: this keeps systemd from starting it again.
+        """
+        timeout = FORCE_SECONDS_MAX if force else STOP_SECONDS_MAX
+        await self._commands.run(["systemctl", "stop", *self._units], timeout_seconds=timeout)
