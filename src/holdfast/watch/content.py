@@ -151,7 +151,7 @@ class Known(NamedTuple):
 class Differences:
     """What in an open file differs from what is known. Iterate for the extents; the attributes are right after that.
 
-    Blocks before *first_block* are taken as unchanged, but for block 0. ``size`` and ``digests`` describe the whole
+    Blocks before *first_block* are taken as unchanged when block 0 is. ``size`` and ``digests`` describe the whole
     file as it now is, ``first_changed`` is the first block whose digest is not the known one, ``tail`` the bytes of
     the last block when they were read. When reading fails, ``error`` says so, and what was not read is taken as
     unchanged.
@@ -184,14 +184,9 @@ class Differences:
 
     def _read(self, digests: bytearray) -> Iterator[Extent]:
         known, first = self._known, self._first_block
-        kept = known.digests[: first * DIGEST_BYTES]
-        if first:
-            data = read_up_to(self._fd, BLOCK_BYTES, 0)
-            digest = content_digests(data)
-            if digest != kept[:DIGEST_BYTES] and len(data) == BLOCK_BYTES:
-                yield Extent(0, data)
-                kept = digest + kept[DIGEST_BYTES:]
-        digests += kept
+        if first and content_digests(read_up_to(self._fd, BLOCK_BYTES, 0)) != known.digests[:DIGEST_BYTES]:
+            first = 0  # it does not only grow: it was written anew
+        digests += known.digests[: first * DIGEST_BYTES]
         at, size = first * BLOCK_BYTES, self._status.st_size
         holes = _Holes(self._fd, self._status)
         while at < size:

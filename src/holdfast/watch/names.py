@@ -85,6 +85,8 @@ class Host(Protocol):
 
     def put_off(self, place: Place) -> None: ...
 
+    def touched(self, node_id: int) -> None: ...
+
     def trouble(self, place: Place, reason: str) -> None: ...
 
 
@@ -193,6 +195,7 @@ class Steps:
         while self._index.child_id(root, TEMPORARY_NAME % self._temporary) is not None:
             self._temporary += 1
         place = root, TEMPORARY_NAME % self._temporary
+        self._host.touched(root)
         path, to = self._path(step.source), self._path(place)
         self._move(step.node, step.source, place)
         del self._frees[step.source]
@@ -213,9 +216,12 @@ class Steps:
 
     def _do(self, step: Step) -> Iterator[Change]:
         step.done = True
+        self._host.touched(step.source[0])
         if step.kind is Kind.UNLINK:
             yield self._unlink(step)
             return
+        if step.kind is Kind.MOVE:
+            self._host.touched(step.target[0])
         assert step.found is not None
         path = self._path(step.target)
         if len(path) > PATH_BYTES_MAX:
@@ -301,6 +307,8 @@ class Steps:
             self._host.trouble(target, os.strerror(error.errno or 0))
             return
         self._replace(target)
+        if seen.kind is NodeKind.DIRECTORY:
+            seen = seen._replace(mtime_ns=0)  # not to be trusted by anybody before it has settled
         meta = self._owners.meta(seen, xattrs)
         node = Node(
             0, seen.kind, found.handle, seen.ino, seen.mode, seen.uid, seen.gid, 0, seen.mtime_ns, seen.ctime_ns,

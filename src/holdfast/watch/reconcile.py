@@ -138,13 +138,14 @@ class Reconciler:
         yield from self._read_first(contents)
         yield from self._names(sorted(places, key=self._not_first) if self._any_read_first else places)
         yield from self._finish(contents, handles)
-        if self._to_scan is None:
+        if self._to_scan is None:  # in the middle of a scan not everything has been looked at
             yield from self._expire(self.number)
         for place, since in again.items():
             if place in self._again:
                 self._again[place] = since
-        yield from self._settle()
         yield from self._retry()
+        if self._to_scan is None:
+            yield from self._settle()
 
     def _sorted_hints(
         self, hints: Iterable[Hint]
@@ -162,7 +163,10 @@ class Reconciler:
                 continue
             if not name:
                 self._directories.add(directory.id)
+                self.touched(directory.id)
                 continue
+            if mask & NAMES:
+                self.touched(directory.id)
             is_directory = bool(mask & ON_DIRECTORY)
             tree = directory.tree
             if tree.decides_by_name and tree.excluded_name(name, directory=is_directory):
@@ -170,7 +174,6 @@ class Reconciler:
             place = (directory.id, name)
             if mask & NAMES:
                 places[place] = None
-                self._touch_directory(directory.id)
                 if child is not None and self.limbo:
                     self._stay_in_limbo(child)
             if mask & (CONTENT | ATTRIB):
@@ -421,7 +424,7 @@ class Reconciler:
             if not as_known or node.handle is None or (deep and seen.ctime_ns != node.ctime_ns):
                 self._directories.add(node.id)
             if seen.mtime_ns != node.mtime_ns:
-                self._touch_directory(node.id)
+                self.touched(node.id)
             return
         if seen.ctime_ns == node.ctime_ns and as_known and seen.mtime_ns == node.mtime_ns and seen.size == node.size:
             return
@@ -513,7 +516,7 @@ class Reconciler:
         self._clear_trouble(target)
         self._fresh.add(node_id)
         if found.seen.kind is NodeKind.DIRECTORY:
-            self._touch_directory(node_id)
+            self.touched(node_id)
             self._tasks.append((node_id, None))
 
     def moved(self, node: Node, found: Found, target: Place) -> None:
@@ -793,7 +796,7 @@ class Reconciler:
 
     # -- directories ---------------------------------------------------------------------------------------------------
 
-    def _touch_directory(self, node_id: int) -> None:
+    def touched(self, node_id: int) -> None:
         """Something happened in the directory: its modification time can be told when it is quiet."""
         if len(self._settling) < self._limits.settling_max or node_id in self._settling:
             self._settling[node_id] = self._monotonic()
@@ -809,7 +812,8 @@ class Reconciler:
             yield from self._directory(node_id, with_mtime=True)
 
     def _directory(self, node_id: int, *, with_mtime: bool) -> Iterator[Change]:
-        """Metadata of a known directory."""
+        """Metadata of a known directory. *with_mtime*: what happened in it has changed a reader's directory's, so the
+        time is logged even when it is the one logged before."""
         directory, node = self.disk.directory(node_id), self._index.node(node_id)
         if directory is None or node is None:
             return
@@ -830,10 +834,9 @@ class Reconciler:
             ino=seen.ino, mode=seen.mode, uid=seen.uid, gid=seen.gid, mtime_ns=mtime_ns, ctime_ns=seen.ctime_ns,
             xattrs=pack_xattrs(xattrs),
         )  # fmt: skip
-        if new == node:
-            return
-        if new._replace(ctime_ns=node.ctime_ns, ino=node.ino) == node:
-            self._index.resight(node_id, node.handle, new.ino, new.ctime_ns)
+        if not with_mtime and new._replace(ctime_ns=node.ctime_ns, ino=node.ino) == node:
+            if new != node:
+                self._index.resight(node_id, node.handle, new.ino, new.ctime_ns)
             return
         self._index.update(node, new)
         yield SetMeta(directory.tree.name, directory.path, self._owners.meta(seen._replace(mtime_ns=mtime_ns), xattrs))
@@ -868,7 +871,7 @@ class Reconciler:
                     self.disk.forget()
                 self._directories.add(node_id)
                 if known.mtime_ns != seen.mtime_ns:
-                    self._touch_directory(node_id)
+                    self.touched(node_id)
             self._to_scan.append(node_id)
         self._to_scan.reverse()
 
