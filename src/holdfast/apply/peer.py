@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import msgspec
+
+from holdfast.changes.digest import DIGEST_BYTES, block_count
 from holdfast.changes.exchange import (
     Busy,
+    Contents,
+    Digests,
+    Entry,
     ExchangeDamaged,
     ExchangeSeal,
     Expired,
     Failed,
+    Listing,
+    NextPage,
+    Page,
+    PartRead,
+    PartWanted,
+    ReadContents,
+    ReadDigests,
     Reply,
     Request,
 )
@@ -76,6 +89,34 @@ class Peer:
             if busy >= BUSY_TRIES_MAX:
                 raise Unreachable(f"{self.name} stays busy: {reply.reason}", hint="Try again later.", retry=True)
             await self._pause(min(max(reply.retry_seconds, 0.01), BUSY_SECONDS_MAX))
+
+    async def page(self, listing: Listing, tree: str, after: bytes | None) -> Page:
+        """A page of a listing held, with all digests of large files. Raises as :meth:`ask`."""
+        page = await self.ask(NextPage(listing.listing, tree, after), Page)
+        if not any(entry.digests_apart for entry in page.entries):
+            return page
+        return Page(tuple([await self.whole(listing, entry) for entry in page.entries]), page.done)
+
+    async def whole(self, listing: Listing, entry: Entry) -> Entry:
+        """*entry* with the digests that were left out of the answer."""
+        if not entry.digests_apart:
+            return entry
+        digests = b""
+        wanted = block_count(entry.size) * DIGEST_BYTES
+        while len(digests) < wanted:
+            request = ReadDigests(listing.listing, entry.node, len(digests) // DIGEST_BYTES)
+            more = (await self.ask(request, Digests)).digests
+            if not more:
+                raise PeerFailed(
+                    f"{self.name} has not all digests of {entry.path!r}",
+                    hint="Its index is damaged: let it scan, then begin again.",
+                )
+            digests += more
+        return msgspec.structs.replace(entry, content=digests[:wanted])
+
+    async def contents(self, parts: list[PartWanted]) -> tuple[PartRead, ...]:
+        """Answers to the first of *parts*, at least one."""
+        return (await self.ask(ReadContents(tuple(parts)), Contents)).parts[: len(parts)]
 
     def _refusal(self, reply: Reply) -> HoldfastError:
         match reply:

@@ -22,7 +22,6 @@ it. A file deleted meanwhile is an empty placeholder, for the log's changes to w
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +29,8 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar
 
 import apsw
-import msgspec
 
+from holdfast.apply.applier import clean_marker
 from holdfast.apply.aside import Aside
 from holdfast.apply.peer import Peer
 from holdfast.apply.place import world_error
@@ -39,26 +38,18 @@ from holdfast.apply.seed_book import SeedBook, Wanted
 from holdfast.apply.seed_contents import SMALL_BYTES_MAX, LargeFile, SeedContents
 from holdfast.apply.seed_ground import Ground, SeedCounts
 from holdfast.apply.seed_names import SeedNames
-from holdfast.changes.digest import DIGEST_BYTES, block_count
 from holdfast.changes.exchange import (
     CloseListing,
-    Contents,
-    Digests,
     Done,
-    Entry,
     Listing,
-    NextPage,
     OpenListing,
-    Page,
     PartRead,
     PartState,
     PartWanted,
-    ReadContents,
-    ReadDigests,
 )
 from holdfast.changes.frame import CHAIN_START, Chain
 from holdfast.changes.names import NO_INCARNATION, Epoch, Incarnation, Position, Sequence
-from holdfast.errors import ConfigurationError, HoldfastError, NoSpace
+from holdfast.errors import ConfigurationError, NoSpace
 from holdfast.trees.index import Index
 from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Owners
@@ -201,6 +192,7 @@ class _Seed:
             await self._contents()
             return await self._finish(listing)
         finally:
+            await self._work(self._files.close)
             await self._work(ground.close)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
@@ -220,6 +212,7 @@ class _Seed:
             ) from error
 
     def _begin(self) -> SeedBook:
+        clean_marker(self._index.file).unlink(missing_ok=True)  # the first start compares: newer contents are suspects
         self._index.clear()
         self._index.commit(Chain(NO_INCARNATION, Sequence(0), CHAIN_START), Epoch(0))
         return SeedBook(self._index.file.with_name(self._index.file.name + ".seed"))
@@ -240,40 +233,19 @@ class _Seed:
 
     async def _compare(self, listing: Listing, tree: str) -> None:
         after: bytes | None = None
-        asking = asyncio.create_task(self._page(listing, tree, after))
+        asking = asyncio.create_task(self._peer.page(listing, tree, after))
         try:
             while True:
                 page = await asking
                 if not page.done:
                     after = page.entries[-1].path
-                    asking = asyncio.create_task(self._page(listing, tree, after))
-                entries = [await self._whole(listing, entry) for entry in page.entries]
-                await self._work(self._names.take_page, tree, entries)
+                    asking = asyncio.create_task(self._peer.page(listing, tree, after))
+                await self._work(self._names.take_page, tree, page.entries)
                 self._report()
                 if page.done:
                     return
         finally:
             asking.cancel()
-
-    async def _page(self, listing: Listing, tree: str, after: bytes | None) -> Page:
-        return await self._peer.ask(NextPage(listing.listing, tree, after), Page)
-
-    async def _whole(self, listing: Listing, entry: Entry) -> Entry:
-        """*entry* with the digests that were left out of the page."""
-        if not entry.digests_apart:
-            return entry
-        digests = b""
-        wanted = block_count(entry.size) * DIGEST_BYTES
-        while len(digests) < wanted:
-            request = ReadDigests(listing.listing, entry.node, len(digests) // DIGEST_BYTES)
-            more = (await self._peer.ask(request, Digests)).digests
-            if not more:
-                raise HoldfastError(
-                    f"{self._peer.name} has not all digests of {entry.path!r}",
-                    hint="Its index is damaged: let it scan, then start the seed again.",
-                )
-            digests += more
-        return msgspec.structs.replace(entry, content=digests[:wanted])
 
     # -- contents ------------------------------------------------------------------------------------------------------
 
@@ -329,11 +301,7 @@ class _Seed:
 
     async def _fetch_large(self, wanted: Wanted) -> None:
         large = await self._work(self._files.open_large, wanted)
-        try:
-            lacking = await self._fetch_ranges(large)
-        except BaseException:
-            self._worker.submit(os.close, large.fd)
-            raise
+        lacking = await self._fetch_ranges(large)
         await self._work(self._files.finish_large, large, lacking)
 
     async def _fetch_ranges(self, large: LargeFile) -> str | None:
@@ -360,7 +328,7 @@ class _Seed:
 
     async def _ask_parts(self, parts: list[PartWanted]) -> tuple[PartRead, ...]:
         async with self._requests:
-            return (await self._peer.ask(ReadContents(tuple(parts)), Contents)).parts[: len(parts)]
+            return await self._peer.contents(parts)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

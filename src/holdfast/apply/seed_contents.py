@@ -43,6 +43,13 @@ class SeedContents:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._book = ground.book
+        self._open: set[int] = set()
+
+    def close(self) -> None:
+        """Large files that were not finished stay as they are, for the next run."""
+        for fd in self._open:
+            os.close(fd)
+        self._open.clear()
 
     def reuse_moved(self, after: int) -> int | None:
         """Give wanted files the content that stands under another path here; the row reached, None at the end."""
@@ -170,6 +177,7 @@ class SeedContents:
         if status is not None and stat.S_ISREG(status.st_mode):
             base = place.open(wanted.path, os.O_RDWR)
         if base is not None and (wanted.tree, wanted.path) in self._book.partial:
+            self._open.add(base)
             os.ftruncate(base, wanted.size)
             return LargeFile(wanted, base, node.content, _mend_in_place(base, node.content))
         try:
@@ -186,6 +194,7 @@ class SeedContents:
         finally:
             if base is not None:
                 os.close(base)
+        self._open.add(staged.fd)
         return LargeFile(wanted, staged.fd, node.content, missing)
 
     def write_large(self, large: LargeFile, offset: int, length: int, data: bytes) -> None:
@@ -207,6 +216,7 @@ class SeedContents:
         meta = meta if exact else meta._replace(mtime_ns=INEXACT_MTIME_NS)
         describe(large.fd, os.fstat(large.fd), meta, xattrs_differ=True, mtime_differs=True)
         self._ground.sight(node, os.fstat(large.fd), handle_at(large.fd, b""))
+        self._open.discard(large.fd)
         os.close(large.fd)
         self._book.drop_partial(wanted)
         if lacking is not None:

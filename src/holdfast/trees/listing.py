@@ -139,17 +139,19 @@ def meta_of(node: Node, owners: Owners) -> Meta:
     return Meta(node.mode, owners.user(node.uid), owners.group(node.gid), node.mtime_ns, unpack_xattrs(node.xattrs))
 
 
-def entry_of(path: bytes, node: Node, links: int, owners: Owners) -> Entry:
-    """The row in the words of the exchange; digests of a large file are left out."""
-    large = node.kind == NodeKind.FILE and len(node.content) > DIGESTS_INLINE_BYTES_MAX
+def entry_of(path: bytes, node: Node, links: int, owners: Owners, *, whole: bool = False) -> Entry:
+    """The row in the words of the exchange; digests of a large file are left out, unless *whole*."""
+    large = not whole and node.kind == NodeKind.FILE and len(node.content) > DIGESTS_INLINE_BYTES_MAX
     content = b"" if large else node.content
     return Entry(path, EntryKind(node.kind), meta_of(node, owners), node.size, content, node.id, links)
 
 
-def listing_entries(reader: IndexReader, tree: str, owners: Owners, after: bytes | None = None) -> Iterator[Entry]:
-    """The listing of one tree as entries."""
+def listing_entries(
+    reader: IndexReader, tree: str, owners: Owners, after: bytes | None = None, *, whole: bool = False
+) -> Iterator[Entry]:
+    """The listing of one tree as entries; *whole*: with all digests of large files too."""
     for path, node, links in walk_listing(reader, tree, after):
-        yield entry_of(path, node, links, owners)
+        yield entry_of(path, node, links, owners, whole=whole)
 
 
 def names_in(reader: IndexReader, directory: int) -> set[bytes]:
