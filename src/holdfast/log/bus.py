@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from holdfast.errors import HoldfastError, Unreachable
 from holdfast.log import wire
 from holdfast.log.connection import NOBODY, Connection, NotSent
-from holdfast.log.memory import Listener
+from holdfast.log.listener import Listener
 from holdfast.log.port import HANDLERS_MAX, Handler, LogUnavailable
 
 REGISTERED_SECONDS_MAX = 2.0

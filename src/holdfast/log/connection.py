@@ -35,6 +35,7 @@ PING_SECONDS: Final = 1.0
 PINGS_UNANSWERED_MAX: Final = 3
 """A server whose machine lost power sends no RST: after 3 s without a word it is given up."""
 HOME_SECONDS: Final = 5.0
+"""While connected to another server, how often the machine's own is tried."""
 REFUSAL_SECONDS: Final = 0.5
 """A server that refuses a certificate says so within a round trip."""
 WRITE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -56,6 +57,7 @@ class LogConnection:
     """Shown in the server's connection list."""
     connect_seconds_max: float = 10.0
     """How long :meth:`Connection.open` tries."""
+    home_seconds: float = HOME_SECONDS
 
 
 class ConnectionLost(LogUnavailable):
@@ -333,14 +335,14 @@ class Connection:
     async def _tend(self, link: _Link) -> None:
         """Ping until the link is lost, or home answers again and nothing is under way here."""
         loop = asyncio.get_running_loop()
-        look_home = loop.time() + HOME_SECONDS
+        look_home = loop.time() + self.settings.home_seconds
         while not link.lost.done():
             await asyncio.wait([link.lost], timeout=PING_SECONDS)
             if link.lost.done() or link.pings_unanswered >= PINGS_UNANSWERED_MAX:
                 return
             link.ping(None)
             if link.endpoint != self._endpoints[0] and loop.time() >= look_home:
-                look_home = loop.time() + HOME_SECONDS
+                look_home = loop.time() + self.settings.home_seconds
                 if not self._pending and await _answers(self._endpoints[0]):
                     return
 

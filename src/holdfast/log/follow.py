@@ -1,11 +1,11 @@
 """Following the stream: every record, in order, whatever restarts in between.
 
-There is no consumer on the server. Records are read in batches from the nearest replica (direct get: the machine's own
-server answers from its own disk), and the follower is woken by the leader's answers to the writer's appends, which go
-to a subject that followers hear too. So nothing about a reader is kept on any server, a reader needs no Raft leader to
-go on, and a standby's records cross the network once (by Raft) and not twice.
+There is no consumer on the server. Records are read in batches from whichever replica the servers pick (direct get),
+and the follower is woken by the leader's answers to the writer's appends, which go to a subject that followers hear
+too. So nothing about a reader is kept on any server, and a reader needs no Raft leader to go on: a consumer would have
+to be made again after each failure, by the leader of the servers' metadata, and would die with the one server it is on.
 
-A replica may be behind or damaged; what it lacks is asked of the leader before anything is called lost.
+A replica may be behind or damaged; what it lacks is asked of the leader and of the others before it is called lost.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ IDLE_SECONDS: Final = 0.25
 CHECK_SECONDS: Final = 2.0
 """Ask the leader how things stand this often while idle: trimmed, replaced, ends too early?"""
 BEHIND_SECONDS: Final = (0.001, 0.05)
-"""Pauses while the nearest replica has not yet applied what the leader acknowledged."""
+"""Pauses while the replica asked has not yet applied what the leader acknowledged."""
 LAGGING_SECONDS: Final = 0.5
-"""A replica behind by this much is left aside: the leader is read instead."""
+"""Replicas behind by this much are left aside: the leader is read instead."""
 RETRY_SECONDS: Final = 0.05
 
 
@@ -130,7 +130,7 @@ class _Follower:
                 continue
             behind_since = behind_since or loop.time()
             if loop.time() - behind_since > LAGGING_SECONDS:
-                standing = await self._from_leader()
+                standing = await self._searched()
                 if standing is not None:
                     return [standing]
                 await self.check()
@@ -138,7 +138,7 @@ class _Follower:
             pause = min(pause * 2, BEHIND_SECONDS[1])
 
     async def _fetched(self) -> list[Standing]:
-        """One batch of the nearest replica, [] when it has none or cannot be reached."""
+        """One batch of some replica, [] when it has none or none can be reached."""
         ahead, self._ahead = self._ahead, None
         try:
             found, more = await (ahead or self._fetch(self._next))
@@ -160,7 +160,7 @@ class _Follower:
         if standing.subject != self._subject:
             raise self._log.replaced(Incarnation(standing.subject.rpartition(".")[2]))
         while self._next < standing.record.sequence:
-            missing = await self._from_leader()
+            missing = await self._searched()
             if missing is None:
                 await self.check(hole=True)
                 continue
@@ -170,10 +170,10 @@ class _Follower:
             self._next = Sequence(self._next + 1)
             yield standing.record
 
-    async def _from_leader(self) -> Standing | None:
-        """The next record from the leader; None: it has none, or none can be asked."""
+    async def _searched(self) -> Standing | None:
+        """The next record from the leader or any other replica; None: none has it, or none can be asked."""
         try:
-            standing = await self._stream.read_from_leader(self._next, self._log.patience.answer_seconds_max)
+            standing = await self._stream.find(self._next, self._log.patience.answer_seconds_max)
         except LogUnavailable:
             await asyncio.sleep(RETRY_SECONDS)
             return None
@@ -182,7 +182,7 @@ class _Follower:
         return standing
 
     async def check(self, *, hole: bool = False) -> None:
-        """Compare with the leader's state; *hole*: the leader was seen to lack the next record though later ones exist.
+        """Compare with the leader's state; *hole*: no replica was seen to have the next record though later ones exist.
 
         Raises Trimmed, LogReplaced, LogDamaged. Without a leader it says nothing.
         """

@@ -203,7 +203,7 @@ class JetStreamLog:
                 raise Trimmed(f"record {sequence} of {self.stream.segment} was trimmed", first=state.first)
             if sequence > state.last:
                 raise Missing(f"record {sequence} of {self.stream.segment} does not exist: the last is {state.last}")
-            standing = await self.stream.read_from_leader(sequence, self.patience.request_seconds_max)
+            standing = await self.stream.find(sequence, self.patience.request_seconds_max)
         if standing is None:
             raise LogDamaged(f"record {sequence} of {self.stream.segment} is missing", sequence=sequence)
         if standing.subject != self._subject:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from holdfast.changes.names import Incarnation, SegmentName, Sequence
+from holdfast.changes.names import Incarnation, Sequence
 from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.log.listener import Listener
 from holdfast.log.port import (
     HANDLERS_MAX,
-    LISTENER_MESSAGES_MAX,
     PAYLOAD_BYTES_MAX,
     Fenced,
     Handler,
@@ -174,16 +173,6 @@ class MemoryLog:
         """Nothing to let go of."""
 
 
-class MemoryLogs:
-    """A segment's log by name, like the streams of one server."""
-
-    def __init__(self) -> None:
-        self._stores: dict[SegmentName, MemoryLogStore] = {}
-
-    def store(self, segment: SegmentName) -> MemoryLogStore:
-        return self._stores.setdefault(segment, MemoryLogStore())
-
-
 class MemoryBusNetwork:
     """What the buses of one test share."""
 
@@ -193,27 +182,6 @@ class MemoryBusNetwork:
 
     def open(self) -> MemoryBus:
         return MemoryBus(self)
-
-
-class Listener:
-    """A bounded queue that forgets the oldest."""
-
-    def __init__(self) -> None:
-        self._messages: deque[tuple[str, bytes]] = deque(maxlen=LISTENER_MESSAGES_MAX)
-        self._news = asyncio.Event()
-
-    def put(self, subject: str, payload: bytes) -> None:
-        self._messages.append((subject, payload))
-        self._news.set()
-
-    def __aiter__(self) -> AsyncIterator[tuple[str, bytes]]:
-        return self
-
-    async def __anext__(self) -> tuple[str, bytes]:
-        while not self._messages:
-            self._news.clear()
-            await self._news.wait()
-        return self._messages.popleft()
 
 
 class MemoryBus:
