@@ -132,8 +132,7 @@ def _only_agent(settings: Settings) -> IO[str]:
 
 
 def _serving(settings: Settings) -> Serving:
-    mail = MailSite(settings.mail, SystemCommands())
-    return Serving(mail, Addresses(settings.service.interface, settings.service.addresses))
+    return Serving(lambda: MailSite(settings.mail, SystemCommands()), Addresses(settings.service.interface, settings.service.addresses))
 
 
 def _world(settings: Settings, folder: Folder, connection: Connection, bus: NatsBus) -> World:

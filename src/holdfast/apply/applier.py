@@ -231,12 +231,27 @@ class Applier:
         self._recovered = None
         return settlement
 
+    def give_up_batch(self) -> None:
+        """The batch will not be finished: its writer is gone, and this machine is to be promoted.
+
+        What was applied of it counts as it stands. Known files whose patch had only begun are made to look changed in
+        the index, so that the scan which follows reads them and logs what they hold.
+        """
+        unfinished = set(self._steps.unfinished)
+        self._steps.abandon()
+        self._replay.abandon()
+        for tree, path in unfinished:
+            node = self._index.at(tree, path)
+            if node is not None:
+                self._index.update(node, node._replace(mtime_ns=0, ctime_ns=0))
+        self._whole = True
+
     def close(self, *, clean: bool = True) -> None:
         """Stop. With *clean*, everything is made durable and the next start need not recover. Closes the index too."""
         if clean and self._sound and self.whole and self._recovered is None:
             self.make_durable()
             write_once(self._marker, _marker_text(self._durable))
-        self._steps.abandon()
+        self._steps.drop()
         for place in self._places.values():
             place.close()
         self._index.close()
@@ -259,6 +274,11 @@ def _goes_on(change: Put | Patch | Symlink) -> bool:
 def clean_marker(index_file: Path) -> Path:
     """The file beside the index that a clean stop leaves."""
     return index_file.with_name(index_file.name + ".clean")
+
+
+def mark_clean(index: Index) -> None:
+    """Say that the trees equal the committed index: for a primary that has stopped in order."""
+    write_once(clean_marker(index.file), _marker_text(index.chain))
 
 
 def _marker_text(chain: Chain) -> bytes:

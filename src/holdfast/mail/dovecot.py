@@ -120,6 +120,9 @@ class Dovecot:
             names = result.output.split()
         return tuple(sorted(set(names)))
 
+    async def warm(self) -> tuple[str, ...]:
+        return ()
+
     async def prepare(self) -> tuple[str, ...]:
         """Dovecot reads this machine's overrides by an include, so nothing is made; the new configuration is read."""
         await self.layout()

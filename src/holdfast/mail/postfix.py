@@ -132,6 +132,15 @@ class Postfix:
         content = read_or_none(Path(self._settings.overrides))
         return {} if content is None else parse_overrides(content.decode("utf-8", "replace"), self._settings.overrides)
 
+    async def warm(self) -> tuple[str, ...]:
+        if read_or_none(self._main) is None:
+            return ()
+        found = await self.layout()
+        done = list(await self._compiler.bring_up_to_date(found.tables))
+        if not self._units.present:
+            done += await self._folders(found)
+        return tuple(done)
+
     async def prepare(self) -> tuple[str, ...]:
         done: list[str] = []
         shared = read_or_none(self._main)

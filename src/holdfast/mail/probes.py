@@ -225,7 +225,8 @@ async def caldav(
 ) -> ProbeResult:
     """PROPFIND of *path*, depth 0 (RFC 4918, 9.1), with an *account* by Basic authentication; 207 is the good answer.
 
-    Without an account, being asked for one (401) shows that the service is there.
+    Without an account, or without TLS to send its password through, being asked for one (401) shows that the service
+    is there.
     """
 
     async def transaction(talk: _Talk) -> str:
@@ -234,18 +235,18 @@ async def caldav(
         host = f"[{address}]" if ":" in address else address
         head = [f"PROPFIND {path} HTTP/1.1", f"Host: {host}:{port}", "Depth: 0", "Connection: close"]
         head += ["Content-Type: application/xml; charset=utf-8", f"Content-Length: {len(body)}"]
-        if account is not None:
-            if not talk.secure:
-                raise ProbeStopped("login: not tried, because this port has no TLS")
-            secret = base64.b64encode(f"{account.user}:{account.password}".encode()).decode()
+        shown = account if talk.secure else None
+        if shown is not None:
+            secret = base64.b64encode(f"{shown.user}:{shown.password}".encode()).decode()
             head.append(f"Authorization: Basic {secret}")
         talk.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
         status = await talk.line("PROPFIND")
         code = status.split(" ")[1] if status.startswith("HTTP/") and " " in status else ""
         if code == "207":
-            return f"PROPFIND {path} answered" + (f" to {account.user}" if account else "")
-        if code == "401" and account is None:
-            return "PROPFIND asked for a login; no probe account is configured"
+            return f"PROPFIND {path} answered" + (f" to {shown.user}" if shown else "")
+        if code == "401" and shown is None:
+            why = "no probe account is configured" if account is None else "none was sent, because this port has no TLS"
+            return f"PROPFIND asked for a login; {why}"
         raise ProbeStopped(f"PROPFIND {path}: {status}")
 
     return await _probe(name, address, port, transaction, seconds_max)

@@ -127,6 +127,9 @@ class Radicale:
         tree = TreeSpec(name="groupware", root=os.path.realpath(found.storage), exclude=EXCLUDE).checked()
         return Protection(trees=(tree,), config_paths=(folder_of(self._settings.config), *found.files))
 
+    async def warm(self) -> tuple[str, ...]:
+        return ()
+
     async def prepare(self) -> tuple[str, ...]:
         return ()
 

@@ -103,6 +103,8 @@ class Capture:
         self._away_since: float | None = None
         self._away_because = ""
         self._lost: HoldfastError | None = None
+        self.clean = False
+        """Ended with everything that was seen in the log, and the index committed there."""
         self._appender: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -248,6 +250,7 @@ class Capture:
                     self._commit()
             self._hand_over_batch(self._watcher.collect(wait_seconds=0))
             self._commit()
+            self.clean = True
         except _Stopped:
             pass
         except HoldfastError as error:

@@ -234,9 +234,9 @@ class Node:
             self._index.close()
             self._index = None
 
-    async def _end_standby(self) -> Chain:
+    async def _end_standby(self, *, to_promote: bool = False) -> Chain:
         assert self.standby is not None
-        chain = await self.standby.end()
+        chain = await self.standby.end(to_promote=to_promote)
         self.standby = self._index = None  # the applier closed it
         return chain
 
@@ -315,7 +315,8 @@ class Node:
     async def _prepare(self) -> None:
         """What takes time at a first start (Postfix makes its queue folders) is done before it is needed."""
         try:
-            for sentence in await self.world.serving.prepare():
+            self.world.serving.look_again()
+            for sentence in await self.world.serving.warm():
                 self.world.history.record("standby prepared", sentence)
         except HoldfastError as error:
             self.world.history.record("the mail software could not be prepared", error.message)
@@ -378,8 +379,16 @@ class Node:
         """
         assert self.standby is not None
         assert self.log is not None
-        chain = await self._end_standby()
+        chain = await self._end_standby(to_promote=True)
+        self.world.serving.look_again()
         index = self._open_index()
+        if index.chain != chain:
+            self._again.set()
+            raise HoldfastError(
+                f"the copy was applied to record {chain.sequence}, but is on disk only to {index.chain.sequence}",
+                hint="The agent recovers it now; give the command again. `holdfast history` says more.",
+                retry=True,
+            )
         epoch = Epoch(max(self.epoch, index.epoch) + 1)
         primary = Primary(self.world, index, self.log, epoch, self._lost)
         try:
@@ -419,10 +428,19 @@ class Node:
                 raise
             chain = await self._end_primary()
             self.world.local.change(served_epoch=0)
-            await self.follow_again()
             self._become(Role.YIELDED, "stopped for a switchover; waits for the other machine's promotion")
             self._yield_timer = asyncio.create_task(self._resume_unless_promoted())
+            self._spawn(self._follow_after_yielding())
             return chain.sequence
+
+    async def _follow_after_yielding(self) -> None:
+        """Not before the answer: the other machine waits for it, and so do the users."""
+        async with self.busy:
+            if self.role is Role.YIELDED and self.standby is None:
+                try:
+                    await self.follow_again()
+                except HoldfastError as error:
+                    self._lost(error)
 
     async def _resume_unless_promoted(self) -> None:
         await asyncio.sleep(YIELD_SECONDS_MAX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from holdfast.apply.applier import mark_clean
 from holdfast.changes.frame import Chain, FrameWriter, Promotion, follow_chain, open_frame, read_header
 from holdfast.changes.names import CapturedPosition, Epoch
 from holdfast.errors import HoldfastError
@@ -107,6 +108,8 @@ class Primary:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         assert self.capture is not None
         chain = await self.capture.stop()
+        if self.capture.clean:
+            mark_clean(self._index)
         await asyncio.to_thread(self.watcher.stop)
         return chain
 

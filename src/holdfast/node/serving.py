@@ -9,7 +9,7 @@ another machine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from holdfast.errors import HoldfastError
 from holdfast.mail.port import ProbeResult
@@ -20,10 +20,19 @@ from holdfast.node.address import Addresses
 class Serving:
     """The mail software and the addresses of this machine, as one thing that is on or off."""
 
-    def __init__(self, mail: MailSite, addresses: Addresses) -> None:
-        self.mail = mail
+    def __init__(self, find_mail: Callable[[], MailSite], addresses: Addresses) -> None:
+        self._find_mail = find_mail
+        self.mail = find_mail()
         self.addresses = addresses
         self.on = False
+
+    def look_again(self) -> None:
+        """Configuration has arrived: which services there are may have changed."""
+        self.mail = self._find_mail()
+
+    async def warm(self) -> tuple[str, ...]:
+        """As a standby: do beforehand what takes time; what was done, in sentences."""
+        return await self.mail.warm()
 
     async def prepare(self) -> tuple[str, ...]:
         """Make copied configuration fit this machine; what was done, in sentences."""

@@ -51,8 +51,13 @@ class Standby:
             self._world.history.record("copy recovered after an unclean end", str(report))
         self.follow.start()
 
-    async def end(self) -> Chain:
-        """Stop applying; what was applied is on disk and in the index, which is closed. The place reached."""
+    async def end(self, *, to_promote: bool = False) -> Chain:
+        """Stop applying; what was applied is on disk and in the index, which is closed. The place reached.
+
+        *to_promote*: nobody will finish a batch that has begun, so what came of it counts.
+        """
         chain = await self.follow.stop()
+        if to_promote and not self.applier.whole:
+            await asyncio.to_thread(self.applier.give_up_batch)
         await asyncio.to_thread(self.applier.close)
         return chain
