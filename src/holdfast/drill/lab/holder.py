@@ -1,4 +1,6 @@
-"""The process that a lab is: ``python -m holdfast.drill.lab.holder NAME`` prints its pid and stays.
+"""The process that a lab is: ``python -m holdfast.drill.lab.holder NAME`` prints its pid, and stays when told to.
+
+Told by a line on standard input, after the pid has been written down: a holder nobody knows of ends by itself.
 
 It makes a process, mount and network namespace, becomes process 1 there, and does nothing but reap. Machines are made
 inside its process namespace, so its death is the death of every process of the lab (pid_namespaces(7)), and with them
@@ -25,6 +27,8 @@ def main(lab: str) -> None:
     linux.mount("", "/", flags=linux.MS_REC | linux.MS_SLAVE)
     for which in ("all", "default"):  # the switch carries frames; it has no addresses of its own
         Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
+    if not sys.stdin.readline():
+        return
     os.chdir("/")
     os.setsid()
     null = os.open("/dev/null", os.O_RDWR)

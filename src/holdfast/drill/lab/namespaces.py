@@ -30,12 +30,18 @@ class Namespaces:
 
     def create(self, state: LabState) -> None:
         env = {**os.environ, "PYTHONPATH": backend.source_folder()}
-        done = subprocess.run(
-            backend.python("holder", state.name), env=env, capture_output=True, text=True, check=False, cwd="/"
-        )
-        if done.returncode:
-            raise LabError(f"the holder of lab {state.name} did not start: {done.stderr.strip()}")
-        state.holder = backend.identify(int(done.stdout))
+        argv = backend.python("holder", state.name)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd="/") as starter:
+            assert starter.stdin is not None
+            assert starter.stdout is not None
+            assert starter.stderr is not None
+            said = starter.stdout.readline()
+            if not said:
+                raise LabError(f"the holder of lab {state.name} did not start: {starter.stderr.read().strip()}")
+            state.holder = backend.identify(int(said))
+            store.save(state)
+            starter.stdin.write("stay\n")
         network.make_switch(state.holder.pid)
 
     def prepare(self, state: LabState, machine: MachineState) -> None:
@@ -124,15 +130,10 @@ class Namespaces:
         return linux.network_namespace(Path(f"/proc/{machine.init.pid}/ns/net"))
 
     def destroy(self, state: LabState) -> None:
-        holders = _holders(state.name)
-        for holder in holders:
-            for machine in state.machines.values():
-                with contextlib.suppress(
-                    OSError, ValueError
-                ):  # not mounted; this only spares writing back what is deleted next
-                    if os.path.ismount(where := disk.as_seen_by(holder.pid, _folder(state, machine) / "disk")):
-                        linux.shut_filesystem_down(where)
-            backend.kill_and_wait(holder, signal.SIGKILL, DEATH_SECONDS_MAX)
+        while holders := _holders(state.name):
+            for holder in holders:
+                _drop_unsynced(holder.pid, state)
+                backend.kill_and_wait(holder, signal.SIGKILL, DEATH_SECONDS_MAX)
         folder = Path(state.disks)
         for image in sorted(folder.glob("*.ext4")):
             _release(image)
@@ -178,6 +179,15 @@ def _holders(lab: str) -> list[ProcessId]:
             if entry.name.isdigit() and (entry / "cmdline").read_bytes().endswith(tail):
                 found.append(backend.identify(int(entry.name)))
     return found
+
+
+def _drop_unsynced(holder: int, state: LabState) -> None:
+    """Spares the unmount writing back what is deleted next."""
+    for machine in state.machines.values():
+        folder = disk.as_seen_by(holder, _folder(state, machine) / "disk")
+        with contextlib.suppress(OSError):  # the holder has just ended
+            if folder.is_mount():
+                linux.shut_filesystem_down(folder)
 
 
 def _release(image: Path) -> None:
