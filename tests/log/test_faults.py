@@ -13,8 +13,9 @@ import pytest
 from holdfast.changes.names import MachineName, Sequence
 from holdfast.errors import HoldfastError, Refused
 from holdfast.log import jetstream
-from holdfast.log.connection import Connection, LogConnection, NotTrusted
+from holdfast.log.connection import Connection, LogConnection
 from holdfast.log.leader import LeaderPin
+from holdfast.log.link import NotTrusted
 from holdfast.log.port import Fenced, LogDamaged, LogUnavailable
 from holdfast.log.trust import Authority, Role, TlsFiles
 from tests.log.conftest import Run

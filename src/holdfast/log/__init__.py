@@ -10,9 +10,9 @@ What is stored. One JetStream stream ``HF_<segment>`` (file storage, 1 or 3 repl
 stands in the stream's metadata. On one machine's disk: ``server.conf``, and below ``store/`` what nats-server keeps.
 
 Modules. ``port``: the two ports and what can go wrong. ``memory``, ``jetstream`` (with ``stream``, ``follow``) and
-``bus`` (with ``listener``): the adapters, held to one contract. ``wire``, ``connection``: the NATS protocol. ``server``, ``server_config``:
-the embedded nats-server. ``leader``: where the Raft leader sits. ``retention``: what may be forgotten. ``trust``: the
-site's certificates.
+``bus`` (with ``listener``): the adapters, held to one contract. ``wire``, ``link``, ``connection``: the NATS protocol.
+``server``, ``server_config``: the embedded nats-server. ``leader``: where the Raft leader sits. ``retention``: what may
+be forgotten. ``trust``: the site's certificates.
 
 Invariants.
 

@@ -13,16 +13,14 @@ import contextlib
 import itertools
 import logging
 import secrets
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NoReturn
-from urllib.parse import urlsplit
+from typing import Final, NamedTuple
 
 from holdfast.errors import ConfigurationError, HoldfastError, Refused
 from holdfast.log import wire
+from holdfast.log.link import ConnectionLost, Endpoint, Link, MessageSink, NotTrusted, tls_context
 from holdfast.log.port import LogUnavailable
-from holdfast.log.server_config import CLIENT_PORT
 from holdfast.log.trust import TlsFiles
 
 _log = logging.getLogger(__name__)
@@ -36,14 +34,10 @@ PINGS_UNANSWERED_MAX: Final = 3
 """A server whose machine lost power sends no RST: after 3 s without a word it is given up."""
 HOME_SECONDS: Final = 5.0
 """While connected to another server, how often the machine's own is tried."""
-REFUSAL_SECONDS: Final = 0.5
-"""A server that refuses a certificate says so within a round trip."""
 WRITE_BYTES_MAX: Final = 32 * 1024 * 1024
 """Unsent bytes past which a publish is refused: a few of the largest frames; more means the link stands still."""
 NOBODY: Final = 503
 """Status of the answer to a request that has no listener ("no responders")."""
-
-MessageSink = Callable[[wire.Message], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +54,8 @@ class LogConnection:
     home_seconds: float = HOME_SECONDS
 
 
-class ConnectionLost(LogUnavailable):
-    """The connection ended while an answer was awaited: whether the server acted is unknown."""
-
-
 class NotSent(LogUnavailable):
     """There is no connection (or it is choked): nothing left this machine."""
-
-
-class NotTrusted(Refused):
-    """One side does not accept the other's certificate."""
-
-
-class Endpoint(NamedTuple):
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: str) -> Endpoint:
-        """Raises ConfigurationError."""
-        try:
-            parts = urlsplit(url)
-            endpoint = cls(parts.hostname or "", parts.port or CLIENT_PORT)
-        except ValueError as error:
-            raise ConfigurationError(f"log server {url!r}: {error}", hint="Write tls://HOST:PORT.") from error
-        if parts.scheme != "tls" or not endpoint.host:
-            raise ConfigurationError(f"log server {url!r} is not a TLS address", hint="Write tls://HOST:PORT.")
-        return endpoint
 
 
 class _Pending(NamedTuple):
@@ -104,7 +73,7 @@ class Connection:
         self._endpoints = tuple(Endpoint.of(url) for url in settings.urls)
         if not self._endpoints:
             raise ConfigurationError("no log server is configured", hint="Name at least one tls://HOST:PORT.")
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._subscriptions: dict[int, tuple[str, MessageSink]] = {}
         self._numbers = itertools.count(1)
         self._pending: dict[str, _Pending] = {}
@@ -305,7 +274,7 @@ class Connection:
                 self._drop_link()
             self.reconnects += 1
 
-    async def _dial_round(self) -> _Link | None:
+    async def _dial_round(self) -> Link | None:
         for endpoint in self._endpoints:
             try:
                 return await self._dial(endpoint)
@@ -314,9 +283,9 @@ class Connection:
                 _log.debug("log server %s:%d: %s", endpoint.host, endpoint.port, error.message)
         return None
 
-    async def _dial(self, endpoint: Endpoint) -> _Link:
-        context = _tls_context(self.settings.tls)
-        link = _Link(endpoint, self._dispatch, self._complained)
+    async def _dial(self, endpoint: Endpoint) -> Link:
+        context = tls_context(self.settings.tls)
+        link = Link(endpoint, self._dispatch, self._complained)
         done = False
         try:
             async with asyncio.timeout(DIAL_SECONDS_MAX):
@@ -332,7 +301,7 @@ class Connection:
                 link.abort()
         return link
 
-    async def _tend(self, link: _Link) -> None:
+    async def _tend(self, link: Link) -> None:
         """Ping until the link is lost, or home answers again and nothing is under way here."""
         loop = asyncio.get_running_loop()
         look_home = loop.time() + self.settings.home_seconds
@@ -368,151 +337,6 @@ class Connection:
             if f'"{waiting.subject}"' in text:
                 hint = "Its certificate's role does not include this; see the log server's configuration."
                 waiting.fail(Refused(f"the log server does not let this machine do that: {text}", hint=hint))
-
-
-class _Link(asyncio.Protocol):
-    """One socket to one server."""
-
-    def __init__(self, endpoint: Endpoint, dispatch: MessageSink, complained: Callable[[str], None]) -> None:
-        loop = asyncio.get_running_loop()
-        self.endpoint = endpoint
-        self.lost: asyncio.Future[None] = loop.create_future()
-        self.pings_unanswered = 0
-        self.server_name = ""
-        self._dispatch = dispatch
-        self._complained = complained
-        self._decoder = wire.Decoder()
-        self._transport: asyncio.Transport | None = None
-        self._info: asyncio.Future[None] = loop.create_future()
-        self._pongs: list[asyncio.Future[None] | None] = []
-        self._complaint = ""
-        self._reason: Exception | None = None
-
-    async def dial(self, context: ssl.SSLContext) -> None:
-        """TCP, INFO, TLS. Raises NotTrusted (we do not trust it), LogUnavailable."""
-        loop = asyncio.get_running_loop()
-        host, port = self.endpoint
-        try:
-            transport, _ = await loop.create_connection(lambda: self, host, port)
-            if not await self._or_lost(self._info):
-                raise LogUnavailable(f"{host}:{port} hung up")
-            secured = await loop.start_tls(transport, self, context, server_hostname=host)
-        except ssl.SSLError as error:
-            raise NotTrusted(f"{host}:{port}: {error.reason or error}", hint=_TRUST_HINT) from error
-        except OSError as error:
-            raise LogUnavailable(f"{host}:{port}: {error.strerror or error}") from error
-        assert secured is not None
-        self._transport = secured
-
-    async def greet(self, name: str, subscriptions: list[bytes]) -> bool:
-        """CONNECT and subscribe; True when the server has processed both, False when it hung up instead."""
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.write([wire.connect(name), *subscriptions])
-        self.ping(answer)
-        return await self._or_lost(answer)
-
-    async def ask_why(self, context: ssl.SSLContext) -> NoReturn:
-        """After a hang-up: raise NotTrusted when it was for our certificate, else LogUnavailable.
-
-        In TLS 1.3 the server judges our certificate after our side is done, and what we then write breaks the pipe
-        before its alert is read. So listen once more, saying nothing.
-        """
-        place = f"{self.endpoint.host}:{self.endpoint.port}"
-        if "authorization" in self._complaint.lower():
-            raise NotTrusted(f"{place} refuses us: {self._complaint}", hint=_TRUST_HINT)
-        silent = _Link(self.endpoint, self._dispatch, self._complained)
-        try:
-            await silent.dial(context)
-            await asyncio.wait([silent.lost], timeout=REFUSAL_SECONDS)
-        finally:
-            silent.abort()
-        reason = silent._reason or self._reason
-        if isinstance(reason, ssl.SSLError):
-            raise NotTrusted(f"{place} refuses our certificate: {reason.reason or reason}", hint=_TRUST_HINT)
-        raise LogUnavailable(f"{place} hung up: {self._complaint or reason or 'no reason given'}")
-
-    async def _or_lost(self, future: asyncio.Future[None]) -> bool:
-        await asyncio.wait([future, self.lost], return_when=asyncio.FIRST_COMPLETED)
-        return future.done() and future.exception() is None
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport else 0
-
-    def write(self, pieces: list[bytes]) -> None:
-        if self._transport is not None:
-            self._transport.writelines(pieces)
-
-    def ping(self, answer: asyncio.Future[None] | None) -> None:
-        self._pongs.append(answer)
-        self.pings_unanswered += 1
-        self.write([wire.PING])
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-        self._end(None)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for event in self._decoder.feed(data):
-                self._take(event)
-        except wire.ProtocolBroken as error:
-            self._reason = error
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(exc)
-
-    def _take(self, event: wire.Event) -> None:
-        match event:
-            case wire.Message():
-                self._dispatch(event)
-            case wire.Ping():
-                self.write([wire.PONG])
-            case wire.Pong():
-                self.pings_unanswered = 0
-                answer = self._pongs.pop(0) if self._pongs else None
-                if answer is not None and not answer.done():
-                    answer.set_result(None)
-            case wire.Info():
-                self.server_name = str(event.fields.get("server_name", ""))
-                if not self._info.done():
-                    self._info.set_result(None)
-            case wire.Complaint():
-                self._complaint = event.text
-                self._complained(event.text)
-
-    def _end(self, reason: Exception | None) -> None:
-        self._reason = self._reason or reason
-        if not self.lost.done():
-            self.lost.set_result(None)
-        for answer in self._pongs:
-            if answer is not None and not answer.done():
-                answer.set_exception(ConnectionLost("the connection to the log server was lost"))
-                answer.exception()  # seen, should nobody wait any more
-        self._pongs.clear()
-
-
-_TRUST_HINT: Final = "Both must have certificates of this site's authority, valid now, for this address."
-
-
-def _tls_context(files: TlsFiles) -> ssl.SSLContext:
-    """Read anew at each dial: a renewed certificate is used from the next connection on. Raises ConfigurationError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        context.load_verify_locations(files.trust)
-        context.load_cert_chain(files.certificate, files.key)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigurationError(
-            f"cannot use the certificate {files.certificate}: {error}", hint=_TRUST_HINT
-        ) from error
-    return context
 
 
 async def _answers(endpoint: Endpoint) -> bool:
