@@ -222,6 +222,15 @@ async def test_own_values_are_put_into_main_cf_and_taken_out_exactly(folder: Pat
     assert main.read_bytes() == shared
 
 
+async def test_warming_a_standby_compiles_tables_and_leaves_the_copied_files_alone(folder: Path) -> None:
+    box = PostfixBox(folder)
+    Path(box.settings.overrides).write_text("myhostname = second.example.org\n")
+    shared = (box.config / "main.cf").read_bytes()
+    assert f"compiled hash:{box.config}/virtual" in await box.service.warm()
+    assert await box.service.warm() == ()
+    assert (box.config / "main.cf").read_bytes() == shared
+
+
 async def test_postfix_names_what_it_needs_and_leaves_compiled_tables_out(folder: Path) -> None:
     box = PostfixBox(folder)
     protection = await box.service.protection()

@@ -32,7 +32,8 @@ needs_daemons = pytest.mark.skipif(os.geteuid() != 0, reason="mail daemons need 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="hf-", dir="/tmp") as name:
+    """Not in /tmp: what a configuration names there is not copied."""
+    with tempfile.TemporaryDirectory(prefix="hf-", dir="/var/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
@@ -157,17 +158,17 @@ async def test_sync_tokens_of_calendars_outlive_a_takeover(folder: Path) -> None
     assert left_out <= {".Radicale.lock", "item/"}
 
 
-def test_configuration_is_what_is_named_and_its_link_targets_but_not_what_makes_the_machine(tmp_path: Path) -> None:
-    etc = tmp_path / "etc"
+def test_configuration_is_what_is_named_and_its_link_targets_but_not_what_makes_the_machine(folder: Path) -> None:
+    etc = folder / "etc"
     for name in ("postfix", "dovecot/private", "ssl/private", "letsencrypt/live/m", "rspamd"):
         (etc / name).mkdir(parents=True)
     (etc / "ssl/private/mail.key").write_text("")
     (etc / "dovecot/private/dovecot.key").symlink_to(etc / "ssl/private/mail.key")
     names = ("postfix", "dovecot", "dovecot/private/dovecot.key", "aliases", "letsencrypt/live/m/key.pem")
     own = ("passwd", "hosts", "ssl/certs", "ssl/certs/ca-certificates.crt", "holdfast/secret", "")
-    other = tmp_path / "opt/mail"
+    other = folder / "opt/mail"
     other.mkdir(parents=True)
-    paths = [*(str(etc / name) for name in (*names, *own)), str(other), str(tmp_path / "srv/users")]
+    paths = [*(str(etc / name) for name in (*names, *own)), str(other), str(folder / "srv/users")]
     protection = Protection(
         config_paths=tuple(paths),
         config_exclude=(str(etc / "postfix/virtual.db"),),
@@ -183,7 +184,7 @@ def test_configuration_is_what_is_named_and_its_link_targets_but_not_what_makes_
     assert not tree.excluded(b"postfix/virtual", directory=False)
     assert [(t.name, t.root, t.include) for t in trees[1:]] == [
         ("config-2", str(other), ()),
-        ("config-3", str(tmp_path / "srv"), ("users",)),
+        ("config-3", str(folder / "srv"), ("users",)),
     ]
 
 

@@ -66,7 +66,7 @@ def config_trees(
 
 def _own(path: str, etc: str) -> bool:
     translated = ETC + path.removeprefix(etc) if below(path, etc) else path
-    if any(below(path, place) for place in NOT_CONFIGURATION):
+    if any(below(translated, place) for place in NOT_CONFIGURATION):
         return True
     return translated.rstrip("/") in {own.rstrip("/") for own in MACHINES_OWN} or below(translated, f"{ETC}/holdfast")
 

@@ -24,7 +24,6 @@ _CHECK_SECONDS_MAX: Final = 60.0
 STOP_GRACE_SECONDS: Final = 2.0
 """What master(8) does on ``postfix stop``, a signal to its group, ends Postfix in 0.05 s unless a delivery hangs."""
 _BASICS: Final = ("queue_directory", "data_directory", "daemon_directory", "alias_maps", "alias_database")
-_NOT_CONFIGURATION: Final = ("/usr", "/dev", "/proc", "/run", "/var/run", "/var/log")
 _QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt", "bounce", "defer", "trace")
 _PORTS: Final = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465}
 _DEBIAN_CHROOT: Final = Path("/usr/lib/postfix/configure-instance.sh")
@@ -113,7 +112,7 @@ class Postfix:
     async def protection(self) -> Protection:
         found = await self.layout()
         files = named_files(value for key, value in found.settings.items() if not key.endswith("_directory"))
-        own = (found.queue_directory, found.settings["data_directory"], *_NOT_CONFIGURATION)
+        own = (found.queue_directory, found.settings["data_directory"])
         named = {path for path in files if path != "/" and not any(processes.below(path, folder) for folder in own)}
         compiled = tuple(path for table in found.tables for path in table.compiled)
         trees: tuple[TreeSpec, ...] = ()
