@@ -166,7 +166,17 @@ class MailServer(msgspec.Struct):
         subprocess.run(["doveadm", "-c", str(self.base / "dovecot.conf"), *command], check=True, capture_output=True)
 
     def stop_dovecot(self) -> None:
+        """Stop it, and wait until its master is gone: ``doveadm stop`` returns a little before."""
+        pid_file = self.base / "run" / "master.pid"
+        if not pid_file.exists():
+            return
+        master = int(pid_file.read_text())
         self.dovecot("stop")
+        deadline = time.monotonic() + START_SECONDS
+        while pid_file.exists() or Path(f"/proc/{master}").exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError("Dovecot does not stop")
+            time.sleep(0.01)
 
     def start_dovecot(self) -> None:
         daemon(self.base, "dovecot", "-c", str(self.base / "dovecot.conf"))

@@ -31,9 +31,10 @@ def compare(before: Mailboxes, after: Mailboxes, *, ignore: frozenset[What] = HA
 
 
 def consistent(state: Mailboxes) -> list[Difference]:
-    """What is wrong in one state by itself: UIDs at or above UIDNEXT, MODSEQs above HIGHESTMODSEQ."""
+    """What is wrong in one state by itself: UIDs at or above UIDNEXT, MODSEQs above HIGHESTMODSEQ, ghost folders."""
     found: list[Difference] = []
     for name, account in state.accounts.items():
+        found.extend(Difference(name, folder, 0, What.FOLDER_UNOPENABLE, "", "") for folder in account.unopenable)
         for folder_name, folder in account.folders.items():
             for message in folder.messages:
                 if message.uid >= folder.uid_next:
@@ -102,6 +103,8 @@ def _account(name: str, before: Account, after: Account, read: tuple[str, ...]) 
                 yield Difference(name, folder, 0, What.FOLDER_EXTRA, "", f"{_count(after, folder)} messages")
             else:
                 yield from _folder(name, folder, before.folders[folder], after.folders[folder])
+        for folder in sorted(set(after.unopenable) - set(before.unopenable)):
+            yield Difference(name, folder, 0, What.FOLDER_UNOPENABLE, "not", "listed")
         for folder in sorted(set(before.subscriptions) ^ set(after.subscriptions)):
             was = folder in before.subscriptions
             yield Difference(name, folder, 0, What.SUBSCRIPTION, _yes(was), _yes(not was))

@@ -48,6 +48,10 @@ class Copy:
     retried: bool = False
     """Possible only because an attempt went unanswered and was sent again."""
 
+    def is_at(self, folder: str, uid: int) -> bool:
+        """Whether a message with that UID there is this very copy, as far as its own UID is known."""
+        return folder in self.places and self.uid in (0, uid)
+
 
 @dataclass
 class ExpectedAccount:
@@ -62,8 +66,8 @@ class ExpectedAccount:
     items: dict[str, list[tuple[str, str, Acknowledged]]] = field(default_factory=dict)
     """DAV path -> (mark, ETag) it may have; mark empty: absent."""
     collections: dict[str, Acknowledged] = field(default_factory=dict)
-    removed: dict[str, int] = field(default_factory=dict)
-    """Message-ID -> how many copies were acknowledged as expunged (or gone with their folder)."""
+    removed: dict[str, list[Copy]] = field(default_factory=dict)
+    """Message-ID -> copies acknowledged as expunged, or gone with their folder."""
     contradictions: list[Difference] = field(default_factory=list)
     """An acknowledged operation met what, by earlier acknowledgements, could not be there."""
 
@@ -221,7 +225,7 @@ class Owner:
     def _remove(self, copy: Copy) -> None:
         if self._certain:
             self._account.copies.remove(copy)
-            self._account.removed[copy.message_id] = self._account.removed.get(copy.message_id, 0) + 1
+            self._account.removed.setdefault(copy.message_id, []).append(copy)
         else:
             copy.required = False
 
@@ -236,7 +240,7 @@ class Owner:
             for name in (*account.folders, doing.folder)
             if name == doing.folder or name.startswith(doing.folder + doing.separator)
         }
-        for copy in account.copies:
+        for copy in (*account.copies, *(copy for copies in account.removed.values() for copy in copies)):
             here = copy.places & moved.keys()
             if here and self._certain:
                 copy.places = {moved.get(place, place) for place in copy.places}
@@ -309,7 +313,9 @@ class Owner:
         return here[0] if here and here[0].uid in (ref.uid, 0) else None
 
     def _unexpected(self, folder: str, ref: Ref) -> Copy:
-        what = What.EXPUNGED_BACK if self._account.removed.get(ref.message_id) else What.MESSAGE_MISPLACED
+        gone = self._account.removed.get(ref.message_id, [])
+        back = any(copy.is_at(folder, ref.uid) for copy in gone)
+        what = What.EXPUNGED_BACK if back else What.MESSAGE_MISPLACED
         note = f"met by {self._by.operation}"
         self._account.contradictions.append(
             Difference(self._account.name, folder, ref.uid, what, "not there", ref.message_id, note)

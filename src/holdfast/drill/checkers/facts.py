@@ -301,6 +301,8 @@ class Account(Struct, frozen=True):
     collections: dict[str, dict[str, str]]
     """Path of a collection -> its properties (display name, tag)."""
     items: dict[str, DavItem]
+    unopenable: tuple[str, ...] = ()
+    """Folders which the server lists and does not open: a server's index can survive the folder (seen with Dovecot)."""
 
 
 class Mailboxes(Struct, frozen=True):

@@ -24,6 +24,7 @@ class What(enum.Enum):
 
     ACCOUNT_MISSING = "account missing"
     FOLDER_MISSING = "folder missing"
+    FOLDER_UNOPENABLE = "folder is listed and cannot be opened"
     FOLDER_EXTRA = "folder that should not be there"
     UID_VALIDITY = "UIDVALIDITY differs"
     UID_NEXT_LOWER = "UIDNEXT lower"

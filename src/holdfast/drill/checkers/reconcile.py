@@ -2,7 +2,7 @@
 
 Copies of one message in one account are matched: first each expected copy with a copy in its folder (by UID when it is
 known), then with one in another folder (misplaced). An expected copy left over is *lost*; a present one left over is an
-expunged message that is *back* (as many as were acknowledged as removed), or else a *duplicate*.
+expunged message that is *back* (same UID, same folder), or else a *duplicate* (under another UID it came anew).
 """
 
 from __future__ import annotations
@@ -119,13 +119,14 @@ def _message(
                 " or ".join(sorted(copy.places)),
             )
         )
-    back = account.removed.get(message_id, 0)
-    for found in extra[:back]:
+    gone = account.removed.get(message_id, [])
+    back = [found for found in extra if any(copy.is_at(found.folder, found.message.uid) for copy in gone)]
+    for found in back:
         verdict.state_differences.append(
             Difference(account.name, found.folder, found.message.uid, What.EXPUNGED_BACK, "expunged", message_id)
         )
     explained = sum(copy.retried for copy, _ in matches)
-    unexplained = len(extra[back:])
+    unexplained = len(extra) - len(back)
     if explained or unexplained:
         should = sum(copy.required for copy in copies)
         if explained and not should and not unexplained:

@@ -97,14 +97,19 @@ def observe(
 def observe_account(service: Service, login: Login, patience: Patience, wanted: Wanted) -> Account:
     """One account's state. Raises NotSent, AnswerLost, Declined."""
     folders: dict[str, Folder] = {}
+    unopenable: list[str] = []
     subscriptions: list[str] = []
     if wanted.mail:
         imap = ImapClient(service.imap, patience, login.name, login.password)
         imap.enable_qresync()
         subscriptions = imap.subscriptions()
         for name in imap.folders():
-            if not wanted.folders or name in wanted.folders:
+            if wanted.folders and name not in wanted.folders:
+                continue
+            try:
                 folders[name] = _folder(imap, name, contents=wanted.contents)
+            except Declined:
+                unopenable.append(name)
         imap.logout()
     scripts = _scripts(service, login, patience) if wanted.sieve and service.sieve.port else {}
     collections: dict[str, dict[str, str]] = {}
@@ -113,7 +118,7 @@ def observe_account(service: Service, login: Login, patience: Patience, wanted: 
         dav = DavClient(service.dav, patience, login.name, login.password)
         _collect(dav, f"/{login.name}/", collections, items)
         dav.close()
-    return Account(folders, tuple(subscriptions), scripts, collections, items)
+    return Account(folders, tuple(subscriptions), scripts, collections, items, tuple(unopenable))
 
 
 def resynchronise(
