@@ -412,6 +412,7 @@ class LogWriter:
 
     def __init__(self, epoch: int = 1) -> None:
         self.chain = chain_start(INCARNATION)
+        self.raw: list[bytes] = []
         self.writer = FrameWriter(SegmentName("s"), MachineName("main"), Epoch(epoch), KEY)
 
     def changes(self, changes: Iterable[Change], *, more: bool = False) -> LogRecord:
@@ -424,8 +425,15 @@ class LogWriter:
 
     def _sealed(self, kind: FrameKind, packed: bytes, more: bool) -> LogRecord:
         raw = seal(self.writer, self.chain, kind, packed, captured_at_ns=1, more=more)
+        self.raw.append(raw)
         self.chain = self.chain.after(raw)
         return LogRecord(open_frame(raw, KEY), self.chain)
+
+
+def read_log(raw: list[bytes]) -> list[LogRecord]:
+    """The records of frames as they are in the log."""
+    chain = chain_start(INCARNATION)
+    return [LogRecord(open_frame(frame, KEY), chain := chain.after(frame)) for frame in raw]
 
 
 def seeded_index(file: Path, root: Path) -> Index:

@@ -8,73 +8,31 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.apply.applier import Applier
-from holdfast.apply.aside import Aside
-from holdfast.trees.index import Index
-from holdfast.trees.spec import Tree, TreeSpec
-from holdfast.trees.stat import Owners
-from tests.apply.model import TREE, LogRecord, LogWriter, Model, Op, index_agrees, picture_of, seeded_index
+from tests.apply.model import LogRecord, LogWriter, Model, Op, index_agrees, picture_of
+from tests.apply.standby import Standby
 
+Pictures: TypeAlias = list[dict[bytes, tuple[Any, ...]]]
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """A durable point writes a whole filesystem out: not the one everything else here works on."""
 ops = st.builds(Op, *(st.integers(0, 200) for _ in range(4)))
 
 
-class Standby:
-    """A tree, its index and its applier, in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = folder / "root"
-        self.root.mkdir()
-        seeded_index(folder / "index", self.root).close()
-        self.runs = 0
-        self.start()
-
-    def start(self) -> None:
-        self.runs += 1
-        index = Index.open(self.folder / "index")
-        tree = Tree(TreeSpec(TREE, str(self.root)))
-        self.index = index
-        self.applier = Applier(index, [tree], Owners(), Aside(self.folder / "aside" / str(self.runs)))
-        self.stopped = False
-        self.report = self.applier.recover()
-
-    def __enter__(self) -> Standby:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.stopped:
-            self.crash()
-
-    def stop(self) -> None:
-        self.stopped = True
-        self.applier.close()
-
-    def crash(self) -> None:
-        self.stopped = True
-        self.applier.close(clean=False)
-
-    def follow(self, log: list[LogRecord]) -> None:
-        for record in log[self.applier.chain.sequence :]:
-            assert self.applier.apply(*record)
-
-
-def batches(model: Model, script: list[list[Op]]) -> tuple[list[LogRecord], list[dict[bytes, object]]]:
+def batches(model: Model, script: list[list[Op]], writer: LogWriter | None = None) -> tuple[list[LogRecord], Pictures]:
     """A frame for each list of operations; changes in parts are spread over frames. And the model after each."""
-    writer = LogWriter()
+    writer = writer or LogWriter()
     log: list[LogRecord] = []
-    pictures: list[dict[bytes, object]] = []
+    pictures: Pictures = []
     for batch in script:
         changes = [change for op in batch for change in model.do(op)]
         halves = [changes[: len(changes) // 2], changes[len(changes) // 2 :]] if len(batch) % 3 == 0 else [changes]
         for number, half in enumerate(halves):
             log.append(writer.changes(half, more=number < len(halves) - 1))
-            pictures.append(dict(model.picture()))
+            pictures.append(model.picture())
     return log, pictures
 
 

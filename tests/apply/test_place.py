@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,7 @@ def test_a_symlink_on_the_way_is_refused(place: Place, way: str, monkeypatch: py
         with pytest.raises(OSError):
             resolve(place.fd, path)
     if way == "openat2":
-        steps = [
+        steps: list[Callable[[], object]] = [
             lambda: put(place, b"way/new", b"x"),
             lambda: place.open(b"way/victim", os.O_WRONLY),
             lambda: place.unlink(b"way/victim"),
@@ -74,12 +74,13 @@ def test_a_symlink_on_the_way_is_refused(place: Place, way: str, monkeypatch: py
 def test_nothing_is_replaced_unasked(place: Place) -> None:
     put(place, b"a", b"first")
     put(place, b"b", b"second")
-    for step in (
+    steps: list[Callable[[], object]] = [
         lambda: put(place, b"a", b"x"),
         lambda: place.rename(b"b", b"a", replace=False),
         lambda: place.link(b"b", b"a", replace=False),
         lambda: place.symlink(b"t", b"a", replace=False),
-    ):
+    ]
+    for step in steps:
         with pytest.raises(FileExistsError):
             step()
     assert (place.root / "a").read_bytes() == b"first"

@@ -108,6 +108,12 @@ class Steps:
             self._places[tree].discard(staged)
         self._staged.clear()
 
+    def drop(self) -> None:
+        """Close what is open and leave the rest: recovery clears it."""
+        for staged in self._staged.values():
+            os.close(staged.fd)
+        self._staged.clear()
+
     # -- what the index and the filesystem say -------------------------------------------------------------------------
 
     def _expected(self, change: Change, path: bytes) -> Node:
@@ -115,6 +121,14 @@ class Steps:
         if node is None:
             raise ReplayGap(change, f"nothing stands at {path!r}")
         return node
+
+    @staticmethod
+    def _is(seen: os.stat_result, node: Node, path: bytes, place: Place) -> bool:
+        """Whether what was seen at *path* is the thing the index knows. Inode numbers are used again at once (ext4);
+        an inode whose ctime is the one we saw last was not."""
+        if not _alike(seen, node):
+            return False
+        return seen.st_ctime_ns == node.ctime_ns or _handle_is(place, *place.parent(path), node)
 
     def _replaceable(self, change: Change, path: bytes, place: Place) -> bool:
         """Whether *path* is taken by a file the index knows; what else the index does not know is moved aside."""
@@ -130,7 +144,7 @@ class Steps:
         seen = place.status(path)
         if seen is None:
             return False
-        if _is(seen, standing):
+        if self._is(seen, standing, path, place):
             return True
         self._move_aside(change, path, place)
         return False
@@ -223,7 +237,7 @@ class Steps:
                 raise Diverged(change.tree, change.path, "a symlink stands there") from None
             raise
         seen = os.fstat(fd)
-        if not _is(seen, node):
+        if not _alike(seen, node) or (seen.st_ctime_ns != node.ctime_ns and not _handle_is(place, fd, b"", node)):
             os.close(fd)
             raise Diverged(change.tree, change.path, "another thing stands there")
         return fd, seen
@@ -260,13 +274,13 @@ class Steps:
         seen = place.status(path)
         if seen is None:
             raise Diverged(change.tree, path, "it is missing")
-        if not _is(seen, node):
+        if not self._is(seen, node, path, place):
             raise Diverged(change.tree, path, "another thing stands there")
         return seen
 
     def _arrived(self, change: Rename | Link, node: Node, place: Place) -> Sighting:
         seen = place.status(change.to)
-        if seen is None or not _is(seen, node):
+        if seen is None or not _alike(seen, node):
             raise RecoveryNeeded(
                 f"somebody else changes tree {change.tree!r} at {change.to!r} while the log is applied",
                 hint="Stop what writes to this standby's copy; the agent recovers by itself.",
@@ -311,7 +325,7 @@ class Steps:
         seen = place.status(change.path)
         if seen is None:
             self._note(change.tree, change.path, "was already gone when the log removed it")
-        elif _is(seen, node):
+        elif self._is(seen, node, change.path, place):
             place.unlink(change.path)
         else:
             self._move_aside(change, change.path, place)
@@ -342,7 +356,7 @@ class Steps:
         if seen is None:
             self._note(change.tree, change.path, "was already gone when the log removed it")
             place.forget(change.path)
-        elif not _is(seen, node):
+        elif not self._is(seen, node, change.path, place):
             self._move_aside(change, change.path, place)
         else:
             try:
@@ -389,9 +403,12 @@ _FORMATS: Final = {
 }
 
 
-def _is(seen: os.stat_result, node: Node) -> bool:
-    """Whether what was seen is the thing the index knows."""
+def _alike(seen: os.stat_result, node: Node) -> bool:
     return seen.st_ino == node.ino and stat.S_IFMT(seen.st_mode) == _FORMATS[node.kind]
+
+
+def _handle_is(place: Place, directory: int, name: bytes, node: Node) -> bool:
+    return node.handle is None or place.handles.read(directory, name) == node.handle
 
 
 def _seen(status: os.stat_result) -> Observed:

@@ -331,8 +331,10 @@ class Index(IndexReader):
 
     def close(self) -> None:
         """Close; what was not committed is gone."""
-        self._execute("ROLLBACK")
-        super().close()
+        try:
+            self._execute("ROLLBACK")
+        finally:
+            super().close()
 
     def child(self, parent: int, name: bytes) -> Node | None:
         """What *name* in the directory *parent* is."""
