@@ -85,8 +85,7 @@ class Namespaces:
 
     def power_off(self, state: LabState, machine: MachineState, *, soft: bool) -> None:
         holder = _holder(state)
-        if network.port(machine) in network.ports(holder):
-            network.port_down(holder, machine)
+        network.port_down(holder, machine)
         backend.kill_and_wait(machine.init, signal.SIGKILL, DEATH_SECONDS_MAX)
         machine.init, machine.frozen = None, False
         if machine.mounted and not soft:

@@ -91,16 +91,21 @@ def plug(holder: int, machine: MachineState, init: int) -> None:
 
 def port_down(holder: int, machine: MachineState) -> None:
     """Nothing the machine sends from now on reaches anyone: no FIN, no RST, as when the power goes."""
-    _ip(holder, [f"link set {port(machine)} down"])
+    _if_plugged(holder, machine, f"link set {port(machine)} down")
 
 
 def unplug(holder: int, machine: MachineState) -> None:
-    """Remove the port; the machine's card goes with it. Nothing happens when its namespace has taken both already."""
+    """Remove the port; the machine's card goes with it."""
+    _if_plugged(holder, machine, f"link delete {port(machine)}")
+
+
+def _if_plugged(holder: int, machine: MachineState, command: str) -> None:
+    """A machine that died takes its card, and the port with it, at a moment of the kernel's choice."""
     if port(machine) not in ports(holder):
         return
     try:
-        _ip(holder, [f"link delete {port(machine)}"])
-    except LabError:  # taken between the two calls?
+        _ip(holder, [command])
+    except LabError:
         if port(machine) in ports(holder):
             raise
 
