@@ -164,6 +164,15 @@ def test_a_copy_is_expected_beside_its_original() -> None:
     assert (lost.operation, lost.expected_in) == ("Copy", "Old")
 
 
+def test_two_copies_in_one_folder_are_told_apart_by_uid() -> None:
+    story = Story().delivered("a").did(facts.Copy("INBOX", refs((5, "a")), "INBOX"), uids=(3,), touched=(5,))
+    story.did(facts.Store("INBOX", refs((3, "a")), add=("todo",)), touched=(3,))
+    story.did(facts.Store("INBOX", refs((5, "a")), remove=("todo",)), touched=(5,))
+    assert judged(story, {"INBOX": folder(message(3, "a", "todo"), message(5, "a"))}).clean
+    verdict = judged(story, {"INBOX": folder(message(3, "a"), message(5, "a", "todo"))})
+    assert {(one.uid, one.what) for one in verdict.state_differences} == {(3, What.KEYWORDS), (5, What.KEYWORDS)}
+
+
 def expunged(result: Result = Result.ACKNOWLEDGED) -> Story:
     touched = (1,) if result is Result.ACKNOWLEDGED else ()
     return Story().delivered("a").did(facts.Expunge("INBOX", refs((1, "a"))), result, touched=touched)

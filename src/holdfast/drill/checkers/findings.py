@@ -34,7 +34,6 @@ class What(enum.Enum):
     MODSEQ_HIGHER = "MODSEQ higher"
     MODSEQ_AHEAD = "MODSEQ above HIGHESTMODSEQ"
     UID_AHEAD = "UID not below UIDNEXT"
-    UID_REUSED = "UID names another message"
     UID_CHANGED = "message has another UID"
     MESSAGE_MISSING = "message missing"
     MESSAGE_EXTRA = "message that should not be there"
