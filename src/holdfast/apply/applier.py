@@ -45,6 +45,8 @@ class Applier:
         self._whole = True
         self._done = 0
         """Changes of the frame after ``_chain`` that are made already: it failed for want of space, or diverged."""
+        self._touched = False
+        """Whether something of the frame after ``_chain`` may be in the trees."""
         self._sound = False
         self._recovered: Recovered | None = None
         self._marker = clean_marker(index.file)
@@ -71,7 +73,7 @@ class Applier:
     @property
     def whole(self) -> bool:
         """Whether the trees stand as they stood at one instant on the primary; False inside a batch."""
-        return self._whole and not self._done
+        return self._whole and not self._touched
 
     @property
     def steps(self) -> Steps:
@@ -105,7 +107,7 @@ class Applier:
         for change in frame.changes[self._done :]:
             self._make(change)
             self._done += 1
-        self._done = 0
+        self._done, self._touched = 0, False
         self._chain = chain
         self._epoch = header.epoch
         self._whole = not header.more
@@ -134,12 +136,12 @@ class Applier:
 
     def _make(self, change: Change) -> None:
         check_change(change)
-        self._sound = False
+        self._sound, self._touched = False, True
         try:
             sighting = self._steps.make(change)
             self._sound = True
         except (FileNotFoundError, NotADirectoryError):
-            self._sound = True
+            self._sound, self._touched = True, self._done > 0
             raise Diverged(change.tree, change.path, "it is missing, or a directory above it") from None
         except OSError as error:
             what = f"{KIND_NAMES[type(change)]} of {change.path!r} in tree {change.tree!r}"
@@ -147,7 +149,7 @@ class Applier:
             self._sound = isinstance(translated, NoSpace | SymlinkInTheWay)
             raise translated from error
         except (Diverged, ReplayGap, ChangeInvalid, ConfigurationError):  # said before anything was touched
-            self._sound = True
+            self._sound, self._touched = True, self._done > 0
             raise
         except apsw.Error as error:
             raise self._index_failed(error) from error
@@ -212,7 +214,7 @@ class Applier:
         self._index.rollback()
         self._chain = self._durable = self._index.chain
         self._epoch = self._index.epoch
-        self._whole, self._done = True, 0
+        self._whole, self._done, self._touched = True, 0, False
         if self._take_marker():
             self._sound = True
             return RecoveryReport.nothing()

@@ -315,7 +315,8 @@ class Index(IndexReader):
 
     def rollback(self) -> None:
         """Back to the last commit."""
-        self._execute("ROLLBACK")
+        if self._connection.in_transaction:  # SQLite ends it by itself when the disk is full
+            self._execute("ROLLBACK")
         self._looked_up.clear()
         self.forget_paths()
         self._totals = list(super().totals())
@@ -332,7 +333,8 @@ class Index(IndexReader):
     def close(self) -> None:
         """Close; what was not committed is gone."""
         try:
-            self._execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
         finally:
             super().close()
 
