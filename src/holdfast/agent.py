@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from holdfast import __version__
+from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
 from holdfast.log.bus import NatsBus
@@ -46,6 +47,9 @@ from holdfast.trees.stat import Owners
 
 _log = logging.getLogger("holdfast")
 CONNECT_RETRY_SECONDS: Final = 1.0
+WRITEBACK_SECONDS_MAX: Final = 600.0
+"""The kernel writes dirty pages within 30 s (vm.dirty_expire_centisecs) and ext4 commits every 5 s; a slow disk and a
+wrong clock get twenty times that."""
 
 
 class JetStreamDoor:
@@ -132,7 +136,10 @@ def _only_agent(settings: Settings) -> IO[str]:
 
 
 def _serving(settings: Settings) -> Serving:
-    return Serving(lambda: MailSite(settings.mail, SystemCommands()), Addresses(settings.service.interface, settings.service.addresses))
+    return Serving(
+        lambda: MailSite(settings.mail, SystemCommands()),
+        Addresses(settings.service.interface, settings.service.addresses),
+    )
 
 
 def _world(settings: Settings, folder: Folder, connection: Connection, bus: NatsBus) -> World:
@@ -140,6 +147,9 @@ def _world(settings: Settings, folder: Folder, connection: Connection, bus: Nats
     urls = _urls(settings)
     steward = folder.tls_files().as_steward()
     serving = _serving(settings)
+    local = LocalFile(settings.state / "node.json")
+    if mail_machine:
+        _doubt_after_unclean_end(settings, local)
 
     history = History(settings.state / "history.jsonl", time.time)
 
@@ -157,13 +167,29 @@ def _world(settings: Settings, folder: Folder, connection: Connection, bus: Nats
         key=folder.read_segment_key() if mail_machine else None,
         owners=Owners(),
         history=history,
-        local=LocalFile(settings.state / "node.json"),
+        local=local,
         serving=serving,
         clocks=Clocks(time.time, time.time_ns, time.monotonic),
         find_trees=find_trees,
         certificate_warning=lambda: describe(folder.tls_files().certificate).warning(datetime.now(UTC)),
         version=__version__,
     )
+
+
+def _doubt_after_unclean_end(settings: Settings, local: LocalFile) -> None:
+    """The last run did not stop in order, so power may have been cut: remember since when files are to be doubted.
+
+    A filesystem may keep a file's new size and lose its new bytes: what had not been synced within the writeback time
+    before the end. The index is written every second while something happens, so it tells when the end was.
+    """
+    index = settings.state / "index.db"
+    if not index.exists() or clean_marker(index).exists():
+        return
+    wal = index.with_name(index.name + "-wal")
+    last = max(path.stat().st_mtime_ns for path in (index, wal) if path.exists())
+    since = last - int(WRITEBACK_SECONDS_MAX * 1e9)
+    known = local.state.doubt_since_ns
+    local.change(doubt_since_ns=min(since, known) if known else since)
 
 
 async def _connect(settings: Settings, folder: Folder) -> Connection:

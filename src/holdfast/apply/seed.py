@@ -102,12 +102,15 @@ async def seed(
     progress: Callable[[SeedProgress], None],
     clock: Callable[[], float],
     checksum: bool = False,
+    doubt_since_ns: int | None = None,
     keep_replaced: bool = True,
 ) -> SeedReport:
     """Run a seed from *peer* (see the module). Nothing else may use *index* or change the trees meanwhile.
 
     *keep_replaced*: a file that differs from the primary's is kept aside before it is replaced; without it (for a copy
-    that only ever held what the log said) it is overwritten. *clock*: monotonic seconds.
+    that only ever held what the log said) it is overwritten. *doubt_since_ns*: after a power cut, files changed since
+    then (by their ctime) may have lost bytes that their size still counts: their digests are compared. *clock*:
+    monotonic seconds.
 
     Raises NoSpace, Unreachable, ListingLost (run it again), ExchangeDamaged, ConfigurationError (the primary has a tree
     that this machine has not), HoldfastError for what the disk says.
@@ -115,7 +118,7 @@ async def seed(
     worker = ThreadPoolExecutor(1, thread_name_prefix="seed")
     try:
         job = _Seed(peer, index, trees, owners, aside, worker, progress, clock)
-        return await job.run(checksum=checksum, keep_replaced=keep_replaced)
+        return await job.run(checksum=checksum, doubt_since_ns=doubt_since_ns, keep_replaced=keep_replaced)
     finally:
         await asyncio.to_thread(worker.shutdown)
 
@@ -145,13 +148,13 @@ class _Seed:
         self._phase_since = clock()
         self._kept = (0, 0)
 
-    async def run(self, *, checksum: bool, keep_replaced: bool) -> SeedReport:
+    async def run(self, *, checksum: bool, doubt_since_ns: int | None, keep_replaced: bool) -> SeedReport:
         began = self._clock()
         listing = self._listed = await self._peer.ask(OpenListing(), Listing)
         self._check_trees(listing)
         book = await self._work(self._begin)
         try:
-            chain = await self._bring(listing, book, checksum=checksum, keep_replaced=keep_replaced)
+            chain = await self._bring(listing, book, checksum, doubt_since_ns, keep_replaced)
         except BaseException:
             await self._work(self._abandon, book)
             raise
@@ -170,7 +173,9 @@ class _Seed:
             seconds,
         )
 
-    async def _bring(self, listing: Listing, book: SeedBook, *, checksum: bool, keep_replaced: bool) -> Chain:
+    async def _bring(
+        self, listing: Listing, book: SeedBook, checksum: bool, doubt_since_ns: int | None, keep_replaced: bool
+    ) -> Chain:
         """The listing's place in the log, where index and trees then stand."""
         trees = {name: self._trees[name] for name in listing.trees}
         ground = self._ground = await self._work(
@@ -181,6 +186,7 @@ class _Seed:
                 self._aside,
                 book,
                 checksum=checksum,
+                doubt_since_ns=doubt_since_ns,
                 keep_replaced=keep_replaced,
             )
         )

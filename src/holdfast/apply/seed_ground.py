@@ -57,6 +57,7 @@ class Ground:
         book: SeedBook,
         *,
         checksum: bool,
+        doubt_since_ns: int | None,
         keep_replaced: bool,
     ) -> None:
         self.index = index
@@ -65,6 +66,7 @@ class Ground:
         self.aside = aside
         self.book = book
         self.checksum = checksum
+        self.doubt_since_ns = doubt_since_ns
         self.keep_replaced = keep_replaced
         self.counts = SeedCounts()
         self.places: dict[str, Place] = {}

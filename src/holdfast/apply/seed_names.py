@@ -142,7 +142,9 @@ class SeedNames:
             handle = handle_at(fd, b"")
             if status.st_nlink > 1 and handle is not None and self._index.by_handle(handle) is not None:
                 return False  # one file here, two in the listing
-            if self._ground.checksum and read_digests(fd, entry.size, no_limit).digests != entry.content:
+            since = self._ground.doubt_since_ns
+            doubted = self._ground.checksum or (since is not None and status.st_ctime_ns >= since)
+            if doubted and read_digests(fd, entry.size, no_limit).digests != entry.content:
                 return False
             self._ground.describe(fd, node)
             self._ground.sight(node, os.fstat(fd), handle)

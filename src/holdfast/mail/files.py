@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -10,10 +11,10 @@ PARTIAL_SUFFIX: Final = ".holdfast-partial"
 """Of temporaries; the trees that hold such files leave them out by this name."""
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> bool:
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644, dated_back_seconds: float = 0.0) -> bool:
     """Replace *path* by *content*, or leave it untouched when it holds that already. Returns whether it was written.
 
-    Mode and owner of an existing file are kept.
+    Mode and owner of an existing file are kept. *dated_back_seconds*: for readers that wait until a file is older.
     """
     if read_or_none(path) == content:
         return False
@@ -30,6 +31,9 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> bool:
         else:
             os.fchown(descriptor, status.st_uid, status.st_gid)
             os.fchmod(descriptor, status.st_mode & 0o7777)
+        if dated_back_seconds:
+            written = time.time() - dated_back_seconds
+            os.utime(descriptor, (written, written))
         os.fsync(descriptor)
     put_in_place(temporary, path)
     return True

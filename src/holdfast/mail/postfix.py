@@ -20,6 +20,9 @@ from holdfast.mail.supervise import START_SECONDS_MAX, SYSTEMD, Units
 from holdfast.trees.spec import TreeSpec
 
 _READ_SECONDS_MAX: Final = 20.0
+SETTLED_SECONDS: Final = 10.0
+"""Postfix reads a main.cf younger than two seconds again and again until it is older: a
+takeover would wait for that."""
 _CHECK_SECONDS_MAX: Final = 60.0
 STOP_GRACE_SECONDS: Final = 2.0
 """What master(8) does on ``postfix stop``, a signal to its group, ends Postfix in 0.05 s unless a delivery hangs."""
@@ -148,7 +151,7 @@ class Postfix:
                 f"{self._main} is not there", hint="Has the configuration arrived from the primary?"
             )
         values = self.own_values()
-        if write_whole(self._main, render(shared, values)):
+        if write_whole(self._main, render(shared, values), dated_back_seconds=SETTLED_SECONDS):
             done.append(f"put {len(values)} values of this machine into {self._main}")
         found = await self.layout()
         done += await self._compiler.bring_up_to_date(found.tables)

@@ -149,9 +149,9 @@ class Capture:
         """A reader of the index as it stands at a position of the log, which stays so while it is open."""
         return await self._in_thread(self._snapshot)
 
-    async def scan(self, progress: Callable[[ScanProgress], None]) -> None:
+    async def scan(self, progress: Callable[[ScanProgress], None], doubt_since_ns: int | None) -> None:
         """Compare everything with the index, and log what differs."""
-        await self._in_thread(lambda: self._scan(progress))
+        await self._in_thread(lambda: self._scan(progress, doubt_since_ns))
 
     async def append_promotion(self, promotion: Promotion) -> CapturedPosition:
         """Put a promotion into the log as the next record, before the pump was started."""
@@ -317,8 +317,8 @@ class Capture:
         self._commit()
         return self._index.reader()
 
-    def _scan(self, progress: Callable[[ScanProgress], None]) -> None:
-        for part in self._watcher.scan(progress):
+    def _scan(self, progress: Callable[[ScanProgress], None], doubt_since_ns: int | None) -> None:
+        for part in self._watcher.scan(progress, doubt_since_ns=doubt_since_ns):
             self._hand_over(_Item(pack_changes(part.changes), part.more, self._clock_ns()))
             if self._stopping.is_set() and not part.more:
                 raise _Stopped

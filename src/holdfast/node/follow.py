@@ -11,21 +11,25 @@ its node does by itself. A full disk does not end it: the frame is applied again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple, TypeVar
 
 from holdfast.apply.applier import Applier
 from holdfast.changes.frame import Chain, Frame, SegmentKey, follow_chain, open_frame
-from holdfast.changes.names import AppliedPosition, DurablePosition, Sequence
+from holdfast.changes.names import AppliedPosition, DurablePosition, Position, Sequence
 from holdfast.errors import HoldfastError, NoSpace, Unreachable
 from holdfast.log.port import Log, Record
+from holdfast.trees.index import Index, IndexReader
 
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 NO_SPACE_RETRY_SECONDS: Final = 1.0
+REACH_SECONDS_MAX: Final = 120.0
+"""The records up to a barrier that has passed are in the log: they come at once, or the log is away."""
 T = TypeVar("T")
 LAGS_KEPT: Final = 8192
 """Lags of so many last frames make the percentiles: about a minute at full load."""
@@ -54,6 +58,7 @@ class Follow:
         self,
         *,
         applier: Applier,
+        index: Index,
         log: Log,
         key: SegmentKey,
         chain: Chain,
@@ -64,6 +69,7 @@ class Follow:
         on_lost: Callable[[HoldfastError], None],
     ) -> None:
         self._applier = applier
+        self._index = index
         self._log = log
         self._key = key
         self._chain = chain
@@ -74,6 +80,9 @@ class Follow:
         self._on_lost = on_lost
         self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._commands: deque[_Command] = deque()
+        self._limit: Sequence | None = None
+        """Applying rests here: somebody compares. None: it goes on as records come."""
+        self._woken = threading.Event()
         self._room = asyncio.Event()
         self._waiting_bytes = 0
         self._lock = threading.Lock()
@@ -101,7 +110,7 @@ class Follow:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
-        self._records.put(None)
+        self._wake()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
         for _, waiter in self._waiters:
@@ -134,8 +143,52 @@ class Follow:
             raise self._lost or Unreachable("following has stopped")
         future: Future[T] = Future()
         self._commands.append(_Command(run, future))
-        self._records.put(None)  # wakes the thread
+        self._wake()
         return await asyncio.wrap_future(future)
+
+    def _wake(self) -> None:
+        self._woken.set()
+        self._records.put(None)
+
+    async def hold(self) -> None:
+        """Rest at the next whole instant, until :meth:`release`. Raises Unreachable when following has stopped."""
+
+        def rest() -> None:
+            self._limit = self._chain.sequence
+
+        await self.settled(rest)
+
+    async def reach(self, position: Position) -> IndexReader:
+        """Apply up to exactly *position* and give a reader of the index there; then rest there.
+
+        Raises HoldfastError when it is past already, Unreachable when the records do not come.
+        """
+        if position.incarnation != self._chain.incarnation or self._chain.sequence > position.sequence:
+            raise HoldfastError(
+                f"this copy stands at {self._chain.position}, past {position}", hint="Try again.", retry=True
+            )
+        self._limit = position.sequence
+        self._wake()
+        await self.reached(position.sequence, timeout_seconds=REACH_SECONDS_MAX)
+        return await self.settled(self._index.reader)
+
+    async def snapshot(self) -> IndexReader:
+        """A reader of the index at a whole instant. Raises Unreachable when following has stopped."""
+        return await self.settled(self._index.reader)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[Index]:
+        """Inside, applying rests and the index is the caller's."""
+        await self.hold()
+        try:
+            yield self._index
+        finally:
+            await self.release()
+
+    async def release(self) -> None:
+        """Go on."""
+        self._limit = None
+        self._wake()
 
     @property
     def chain(self) -> Chain:
@@ -190,17 +243,15 @@ class Follow:
         durable_at = self._monotonic()
         try:
             while not self._stopping.is_set():
-                wait = durable_at + self._durable_seconds - self._monotonic()
-                try:
-                    record = self._records.get(timeout=max(wait, 0.0))
-                except queue.Empty:
-                    record = None
+                wait = max(durable_at + self._durable_seconds - self._monotonic(), 0.0)
+                record = self._next(wait)
                 if record is not None:
                     self._take(record)
                 if self._commands and self._applier.whole:
                     self._make_durable()
                     self._run_commands()
-                if self._monotonic() - durable_at >= self._durable_seconds and self._applier.whole:
+                due = self._monotonic() - durable_at >= self._durable_seconds
+                if due and self._limit is None and self._applier.whole:
                     self._make_durable()
                     durable_at = self._monotonic()
         except HoldfastError as error:
@@ -212,6 +263,18 @@ class Follow:
             self._stopping.set()
             while self._commands:
                 self._commands.popleft().future.set_exception(self._lost or Unreachable("following has stopped"))
+
+    def _next(self, wait_seconds: float) -> Record | None:
+        """The next record to apply; None when there is none in time, something else is to be done, or it rests."""
+        limit = self._limit
+        if limit is not None and self._chain.sequence >= limit:
+            self._woken.wait(wait_seconds)
+            self._woken.clear()
+            return None
+        try:
+            return self._records.get(timeout=wait_seconds)
+        except queue.Empty:
+            return None
 
     def _run_commands(self) -> None:
         while self._commands:

@@ -21,6 +21,8 @@ class LocalState(Struct, frozen=True):
     """The epoch this machine serves in, or last served in without handing over cleanly; 0: none."""
     trees: tuple[TreeSpec, ...] = ()
     """The trees as the primary protects them; a standby learns them when it is seeded."""
+    doubt_since_ns: int = 0
+    """After an unclean end: files changed since then (ctime) may have lost bytes in a power cut; 0: no doubt."""
     verified_at: float = 0.0
     verified_differences: int = -1
 

@@ -335,7 +335,7 @@ class Node:
         finally:
             self.seeding = None
         self._told_to_rejoin, self._reseed = False, ""
-        self.world.local.change(served_epoch=0)
+        self.world.local.change(served_epoch=0, doubt_since_ns=0)
         return False
 
     def _promoted(self, frame: Frame) -> None:

@@ -47,6 +47,7 @@ class Peer:
         asks.answer("trees", self._trees, changes=False)
         asks.answer("yield", self._yield, changes=True)
         asks.answer("resume", self._resume, changes=True)
+        asks.answer("look", self._look, changes=True)
 
     async def serve(self) -> None:
         await self._world.bus.serve(self._subject(self._world.settings.machine), self._exchange)
@@ -64,6 +65,14 @@ class Peer:
 
     async def _resume(self, arguments: Answers) -> Answers:
         await self._node.resume_role()
+        return {}
+
+    async def _look(self, arguments: Answers) -> Answers:
+        """A comparison found these places of ours different from our index: look at them, whatever events said."""
+        if self._node.primary is None:
+            raise Refused(f"it is not the primary ({self._node.role})")
+        for tree, path in arguments["spots"]:
+            self._node.primary.watcher.mark(tree, bytes.fromhex(path))
         return {}
 
     async def _exchange(self, subject: str, payload: bytes) -> bytes:
@@ -136,5 +145,5 @@ class Peer:
                 f"verify runs on a standby; this machine is {node.role}",
                 hint=f"Run it on a standby of {node.primary_name or 'the site'}.",
             )
-        async for line in Verifying(self._world, node, self, node.standby).run(full=full, heal=heal):
+        async for line in Verifying(self._world, node, self, node.standby).run(full=full, heal_found=heal):
             yield line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from holdfast.apply.applier import mark_clean
+from holdfast.apply.applier import clean_marker, mark_clean
 from holdfast.changes.frame import Chain, FrameWriter, Promotion, follow_chain, open_frame, read_header
 from holdfast.changes.names import CapturedPosition, Epoch
 from holdfast.errors import HoldfastError
@@ -78,6 +78,7 @@ class Primary:
         From the first line on nothing that happens in the trees is missed.
         """
         world, settings = self._world, self._world.settings
+        clean_marker(self._index.file).unlink(missing_ok=True)
         await asyncio.to_thread(self.watcher.start)
         try:
             writer = FrameWriter(settings.segment_name, settings.machine_name, self.epoch, world.segment_key())
@@ -125,10 +126,11 @@ class Primary:
             self.scanning = progress
 
         try:
-            await self.capture.scan(seen)
+            await self.capture.scan(seen, self._world.local.state.doubt_since_ns or None)
         except HoldfastError:
             return  # the capture ended, and told why
         self.scanning, self.scan_done = None, True
+        self._world.local.change(doubt_since_ns=0)
 
     async def _look_for_others(self) -> None:
         """An idle primary appends nothing and would not notice that it was replaced: look at the log's end."""

@@ -45,6 +45,7 @@ class Seeding:
                 world.new_aside(),
                 progress=self._seen,
                 clock=world.clocks.monotonic,
+                doubt_since_ns=world.local.state.doubt_since_ns or None,
                 keep_replaced=keep_replaced,
             )
         )

@@ -34,6 +34,7 @@ class Standby:
         self.applier = Applier(index, self.trees, world.owners, world.new_aside())
         self.follow = Follow(
             applier=self.applier,
+            index=index,
             log=log,
             key=world.segment_key(),
             chain=index.chain,
@@ -49,6 +50,7 @@ class Standby:
         report = await asyncio.to_thread(self.applier.recover)
         if report != RecoveryReport.nothing():
             self._world.history.record("copy recovered after an unclean end", str(report))
+        self._world.local.change(doubt_since_ns=0)
         self.follow.start()
 
     async def end(self, *, to_promote: bool = False) -> Chain:

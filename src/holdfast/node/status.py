@@ -293,7 +293,8 @@ def _own_warnings(node: Node) -> list[Warned]:
         warned.append(Warned(node.standby.follow.blocked_because, "Free space: applying goes on by itself."))
     if node.primary is not None:
         for trouble in node.primary.watcher.status().problems[:5]:
-            warned.append(Warned(f"not protected: {trouble}", "Make it readable, or exclude it in [mail]."))
+            where = f"{trouble.tree}/{trouble.path.decode('utf-8', 'backslashreplace')}"
+            warned.append(Warned(f"not protected: {where} ({trouble.reason})", "Make it readable, or exclude it."))
     usage = shutil.disk_usage(node.world.settings.state_directory)
     if usage.free < DISK_FREE_SHARE_MIN * usage.total:
         warned.append(
