@@ -100,6 +100,19 @@ async def test_checksum_finds_what_size_and_time_hide(tmp_path: Path) -> None:
 
 
 @run_async
+async def test_after_a_power_cut_only_what_changed_since_is_read(tmp_path: Path) -> None:
+    primary, joiner = Primary.made(tmp_path), Joiner.made(tmp_path)
+    write(primary.root / "a", b"right", NOON_NS)
+    write(joiner.root / "a", b"wrong", NOON_NS)
+    primary.rescan(1)
+    changed_ns = (joiner.root / "a").stat().st_ctime_ns
+    await joiner.seed(primary.peer(), doubt_since_ns=changed_ns + 1)
+    assert (joiner.root / "a").read_bytes() == b"wrong"
+    await joiner.seed(primary.peer(), doubt_since_ns=changed_ns)
+    assert (joiner.root / "a").read_bytes() == b"right"
+
+
+@run_async
 async def test_what_stands_in_the_way_or_besides_is_kept_aside_with_a_list(tmp_path: Path) -> None:
     primary, joiner = Primary.made(tmp_path), Joiner.made(tmp_path)
     write(primary.root / "both", b"primary's", NOON_NS)
@@ -255,7 +268,9 @@ def test_what_cannot_fit_is_not_begun(tmp_path: Path) -> None:
     joiner = Joiner.made(tmp_path)
     book = SeedBook(tmp_path / "book")
     trees = {"store": joiner.tree}
-    ground = Ground(joiner.index, trees, Owners(), joiner.aside, book, checksum=False, keep_replaced=True)
+    ground = Ground(
+        joiner.index, trees, Owners(), joiner.aside, book, checksum=False, doubt_since_ns=None, keep_replaced=True
+    )
     seeder = SeedContents(ground)
     book.want(Wanted(1, 1, "store", b"a", 2**60), 0, 4096)
     assert seeder.check_space() == (1, 4096)

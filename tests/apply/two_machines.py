@@ -129,7 +129,9 @@ class Joiner:
     def root(self) -> Path:
         return self.tree.root
 
-    async def seed(self, peer: Peer, *, checksum: bool = False, keep_replaced: bool = True) -> SeedReport:
+    async def seed(
+        self, peer: Peer, *, checksum: bool = False, doubt_since_ns: int | None = None, keep_replaced: bool = True
+    ) -> SeedReport:
         return await seed(
             peer,
             self.index,
@@ -139,6 +141,7 @@ class Joiner:
             progress=self.told.append,
             clock=time.monotonic,
             checksum=checksum,
+            doubt_since_ns=doubt_since_ns,
             keep_replaced=keep_replaced,
         )
 

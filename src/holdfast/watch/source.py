@@ -170,6 +170,8 @@ class Source:
         self._reads = asyncio.Semaphore(READS_MAX)
         self._now: IndexReader | None = None
         self._now_since = 0.0
+        self._listed_at = 0.0
+        """When the newest listing had been taken: a token that a later snapshot does not know is gone."""
         self._now_lock = asyncio.Lock()
         self._running: _Running | None = None
 
@@ -236,7 +238,8 @@ class Source:
             await self._barrier()
         reader = await self._snapshot()
         token = secrets.token_hex(8)
-        self._listings[token] = _Held(reader, self._clock())
+        self._listed_at = self._clock()
+        self._listings[token] = _Held(reader, self._listed_at)
         chain, totals = reader.chain, reader.totals()
         return Listing(
             token,
@@ -318,7 +321,7 @@ class Source:
     async def _find(self, parts: tuple[PartWanted, ...]) -> list[_Found | None]:
         """The files asked for; None for those that are no more."""
         found = _find_in(await self._index_now(NOW_SECONDS_MAX), parts)
-        if None in found:  # perhaps newer than that snapshot
+        if None in found and self._now_since <= self._listed_at:  # perhaps newer than that snapshot
             found = _find_in(await self._index_now(0), parts)
         return found
 
