@@ -41,7 +41,8 @@ class TreeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     def checked(self) -> TreeSpec:
         """Itself. Raises ConfigurationError when the name or the root cannot be used."""
         checked_name(self.name, "tree")
-        if not self.root.startswith("/") or os.path.normpath(self.root) != self.root or self.root == "/":
+        plain = self.root.startswith("/") and not self.root.startswith("//")  # which POSIX lets normpath keep
+        if not plain or os.path.normpath(self.root) != self.root or self.root == "/":
             raise ConfigurationError(
                 f"tree {self.name!r}: root {self.root!r} is not usable",
                 hint="Give an absolute directory without . or .. and without a trailing slash, other than /.",
