@@ -257,6 +257,15 @@ class Ground:
                 return taken
         raise AssertionError(f"a barrier does not pass: {self.watcher._reconciler.__dict__}")
 
+    def settle(self) -> None:
+        """Collect until the times of directories have been logged, too."""
+        self.collect()
+        for _ in range(COLLECTS_MAX):
+            if self.watcher._reconciler.due_seconds() is None:
+                return
+            self.take(self.watcher.collect(wait_seconds=0.05))
+        raise AssertionError("directories do not settle")
+
     def commit(self) -> None:
         self.sequence += 1
         self.index.commit(Chain(INCARNATION, LogSequence(self.sequence), bytes(32)), Epoch(1))

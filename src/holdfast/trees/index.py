@@ -387,6 +387,11 @@ class Index(IndexReader):
             self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (handle,))
             self._execute(_RESIGHT, (handle, ino, ctime_ns, node_id))
 
+    def doubt(self, node_id: int) -> None:
+        """The node's content may not be what it was: the next look reads it, whatever size and times say."""
+        self._looked_up.clear()
+        self._execute("UPDATE node SET ctime_ns = 0 WHERE id = ?", (node_id,))
+
     def bind(self, parent: int, name: bytes, node_id: int) -> None:
         """*name* in *parent* is *node_id*; the name must be free."""
         self._looked_up.clear()

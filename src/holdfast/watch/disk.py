@@ -22,12 +22,14 @@ from holdfast.trees.stat import (
     has_handles,
     observed,
     open_handle,
+    read_xattrs,
 )
 from holdfast.watch.limits import Limits
 
 Place = tuple[int, bytes]
 """A name in a directory: node id and name."""
 
+LINKS_UNKNOWN: Final = 1 << 30
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -206,6 +208,13 @@ class Disk:
         if handle is not None:
             self._by_handle.pop(handle, None)
 
+    def refresh(self) -> None:
+        """Another batch begins. Without handles, an open directory may be an old one whose inode number came again."""
+        if not self.opens_handles:
+            for fd in self._fds.values():
+                os.close(fd)
+            self._fds.clear()
+
     def close_directory(self, node_id: int) -> None:
         fd = self._fds.pop(node_id, None)
         if fd is not None:
@@ -313,6 +322,16 @@ class Disk:
                 return None
             raise Unreadable(os.strerror(error.errno or 0)) from error
 
+    def xattrs(self, directory: Directory, name: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        """Extended attributes of what stands at *name* (of a symlink itself). Raises Unreadable."""
+        fd = self.fd(directory)
+        try:
+            return () if fd is None else read_xattrs(b"/proc/self/fd/%d/%s" % (fd, name))
+        except OSError as error:
+            if error.errno in _GONE:
+                return ()
+            raise Unreadable(os.strerror(error.errno or 0)) from error
+
     def open_node(self, node: Node) -> int | None:
         """Open a file for reading by its identity; None when it is no more, or cannot be opened so here."""
         if node.handle is None or not self.opens_handles:
@@ -325,23 +344,25 @@ class Disk:
         except OSError as error:
             raise Unreadable(os.strerror(error.errno or 0)) from error
 
-    def alive(self, node: Node) -> bool:
-        """Whether the node, found at none of its names, may stand somewhere else: then it is too early to forget it."""
+    def links(self, node: Node) -> int:
+        """How many names the node has now, wherever: 0 when it is no more, many when that cannot be told here. A
+        directory counts as one."""
         if node.handle is None:
-            return False
+            return 0
         if not self.opens_handles:
-            return True
+            return LINKS_UNKNOWN
         root = self._by_tag.get(node.handle[:TAG_BYTES])
         if root is None:
-            return False
+            return 0
         try:
             fd = open_handle(root.fd, node.handle, os.O_PATH)
         except OSError:
-            return True
+            return LINKS_UNKNOWN
         if fd is None:
-            return False
+            return 0
         try:
-            return os.fstat(fd).st_nlink > 0
+            links = os.fstat(fd).st_nlink
+            return min(links, 1) if node.kind == NodeKind.DIRECTORY else links
         finally:
             os.close(fd)
 

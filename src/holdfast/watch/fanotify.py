@@ -114,6 +114,10 @@ class Fanotify:
             at += length
         if not places:
             yield Hint(None, b"", child, mask)
+        if mask & RENAME and len(places) == 2:
+            yield Hint(*places[0], child, mask, places[1])
+            yield Hint(*places[1], child, mask)
+            return
         for directory, name in places:
             yield Hint(directory, name, child, mask)
 

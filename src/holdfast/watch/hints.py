@@ -35,6 +35,8 @@ class Hint(NamedTuple):
     name: bytes
     child: bytes | None
     mask: int
+    to: tuple[bytes, bytes] | None = None
+    """Of a rename, where the source tells: the directory and name it went to."""
 
 
 class DirtySet:

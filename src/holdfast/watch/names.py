@@ -19,14 +19,13 @@ moves to a temporary name in the root of its tree. Steps that wait for a node in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Final, Protocol
 
 from holdfast.changes.change import PATH_BYTES_MAX, Change, Link, Mkdir, Remove, Rename, Rmdir, Symlink
 from holdfast.trees.index import SUPER_ROOT, Index, Node, NodeKind
-from holdfast.trees.stat import Owners, pack_xattrs, read_xattrs
+from holdfast.trees.stat import Owners, pack_xattrs
 from holdfast.watch.disk import Disk, Found, Place, Unreadable
 
 TEMPORARY_NAME: Final = b".holdfast-move-%d"
@@ -288,13 +287,6 @@ class Steps:
         directory = self._disk.directory(target[0])
         if directory is None:
             return
-        try:
-            fd = self._disk.fd(directory)
-        except Unreadable as error:
-            self._host.trouble(target, error.reason)
-            return
-        if fd is None:
-            return
         content = b""
         if seen.kind is NodeKind.SYMLINK:
             link_target = self._disk.link_target(directory, target[1])
@@ -302,9 +294,9 @@ class Steps:
                 return
             content = link_target
         try:
-            xattrs = read_xattrs(b"/proc/self/fd/%d/%s" % (fd, target[1]))
-        except OSError as error:
-            self._host.trouble(target, os.strerror(error.errno or 0))
+            xattrs = self._disk.xattrs(directory, target[1])
+        except Unreadable as error:
+            self._host.trouble(target, error.reason)
             return
         self._replace(target)
         if seen.kind is NodeKind.DIRECTORY:

@@ -4,10 +4,11 @@ One way for everything. Events only say where to look; a scan looks everywhere. 
 order that keeps a copy sound: first contents of files that refer to others (``read_first``), then names, then other
 contents.
 
-A node that is at none of its names any more, but is alive (its handle opens), has been moved since the events of this
-batch were taken. It is kept at its old name, *in limbo*, until a later batch has seen everything that was queued when
-it was missed: then it is found at its new name, which is a rename, or it has left the tree and is removed. So a message
-that is moved about is never absent from the log. Places wanted by others meanwhile are put off.
+A node that is not at a name any more, but has more links than names are left of it (its handle tells), has been moved
+since the events of this batch were taken. It is kept at its old name, *in limbo*, until a later batch has seen
+everything that was queued when it was missed: then it is found at its new name, which is a rename, or it has left the
+tree and is removed. So a message that is moved about is never absent from the log. Places wanted by others meanwhile
+are put off.
 """
 
 from __future__ import annotations
@@ -97,9 +98,11 @@ class Reconciler:
         self._fresh: set[int] = set()
         self._contents: dict[int, tuple[int, Place]] = {}
         self._directories: set[int] = set()
+        self._renames: dict[Place, tuple[bytes, bytes]] = {}
         self._to_scan: list[int] | None = None
         self._listed: set[int] = set()
         self._deep = False
+        self._doubt_since_ns: int | None = None
         self._hurry = False
         self.disk.forget()
 
@@ -132,6 +135,7 @@ class Reconciler:
         self._fresh.clear()
         self._descended.clear()
         self._hurry = hurry
+        self.disk.refresh()
         places, contents, handles = self._sorted_hints(hints)
         again, self._again = self._again, {}
         places.update(dict.fromkeys(again))
@@ -155,7 +159,8 @@ class Reconciler:
         contents: dict[Place, tuple[int, bytes | None]] = {}
         handles: dict[bytes, int] = {}
         directory_of = self.disk.directory_of
-        for handle, name, child, mask in hints:
+        self._renames.clear()
+        for handle, name, child, mask, to in hints:
             directory = None if handle is None else directory_of(handle)
             if directory is None:
                 if child is not None and not mask & (CREATE | ON_DIRECTORY):
@@ -174,6 +179,8 @@ class Reconciler:
             place = (directory.id, name)
             if mask & NAMES:
                 places[place] = None
+                if to is not None:
+                    self._renames[place] = to
                 if child is not None and self.limbo:
                     self._stay_in_limbo(child)
             if mask & (CONTENT | ATTRIB):
@@ -376,6 +383,8 @@ class Reconciler:
                     continue
             elif old is not None and self._same(old, found, directory, place[1]):
                 self._compare(old, found, place, deep=self._deep)
+                if old.kind == NodeKind.DIRECTORY and self._to_scan is None and not has_handles(found.handle):
+                    self._tasks.append((old.id, None))  # perhaps another directory with the same inode number
                 continue
             if old is not None:
                 gone.setdefault(old.id, []).append(place)
@@ -473,6 +482,8 @@ class Reconciler:
                 source = (sources or self._index.names(node.id))[0]
                 steps.add(Kind.MOVE, node, source, places[-1], found)
                 continue
+            if found.seen.links > 1 and sources:
+                sources, places = self._pair_links(steps, node, sources, places, found)
             for source_place, target in pair(sources, places):
                 if source_place is None:
                     assert target is not None
@@ -485,16 +496,50 @@ class Reconciler:
             self._lost(steps, nodes[node_id], sources)
         yield from steps.changes()
 
+    def _pair_links(
+        self, steps: Steps, node: Node, sources: list[Place], places: list[Place], found: Found
+    ) -> tuple[list[Place], list[Place]]:
+        """Which name of a file with several became which. What is left is any one's guess, and all the same.
+
+        When the file has more links than places are known, some of its names are where nobody has looked yet: then
+        names that went stay in limbo, and what was gained is a further link.
+        """
+        sources, places = list(sources), list(places)
+        unseen = found.seen.links - (len(self._index.names(node.id)) - len(sources)) - len(places)
+        for source in tuple(sources):
+            target = self._renamed_to(source)
+            if target in places:
+                sources.remove(source)
+                places.remove(target)
+                steps.add(Kind.MOVE, node, source, target, found)
+        if unseen > 0 and sources and node.id not in self._expired:
+            self.limbo[node.id] = self.number
+            return [], places
+        return sources, places
+
+    def _renamed_to(self, place: Place) -> Place | None:
+        """Where a name went, by the renames this batch tells of; None when it was not renamed inside the trees."""
+        seen = {place}
+        while (to := self._renames.get(place)) is not None:
+            directory = self.disk.directory_of(to[0])
+            if directory is None:
+                return None
+            place = (directory.id, to[1])
+            if place in seen:
+                break
+            seen.add(place)
+        return place
+
     def _lost(self, steps: Steps, node: Node, sources: list[Place]) -> None:
         """A node is not at *sources* any more, and was found nowhere else."""
-        if len(self._index.names(node.id)) == len(sources):
-            leaving = node.id in self._expired or any(place[0] in self._condemned for place in sources)
-            if not leaving and self.disk.alive(node):
-                self.limbo.setdefault(node.id, self.number)
-                return
-            if node.kind == NodeKind.DIRECTORY and self._index.has_children(node.id):
-                self._descend(node, sources[0], leaving=leaving)
-                return
+        left = len(self._index.names(node.id)) - len(sources)
+        leaving = node.id in self._expired or any(place[0] in self._condemned for place in sources)
+        if not leaving and self.disk.links(node) > left:
+            self.limbo.setdefault(node.id, self.number)
+            return
+        if node.kind == NodeKind.DIRECTORY and self._index.has_children(node.id):
+            self._descend(node, sources[0], leaving=leaving)
+            return
         self.limbo.pop(node.id, None)
         for place in sources:
             steps.add(Kind.UNLINK, node, place, place, None)
@@ -777,22 +822,22 @@ class Reconciler:
             return
         try:
             found = self.disk.look(directory, place[1])
+            if found is None or found.seen.kind is not NodeKind.SYMLINK:
+                return
+            xattrs = self.disk.xattrs(directory, place[1])
         except Unreadable as error:
             self.trouble(place, error.reason)
-            return
-        if found is None or found.seen.kind is not NodeKind.SYMLINK:
             return
         seen = found.seen
         new = node._replace(
             handle=found.handle, ino=seen.ino, mode=seen.mode, uid=seen.uid, gid=seen.gid, mtime_ns=seen.mtime_ns,
-            ctime_ns=seen.ctime_ns,
+            ctime_ns=seen.ctime_ns, xattrs=pack_xattrs(xattrs),
         )  # fmt: skip
         if new == node:
             return
         self._index.update(node, new)
         if new._replace(handle=node.handle, ctime_ns=node.ctime_ns, ino=node.ino) != node:
-            meta = self._owners.meta(seen, unpack_xattrs(node.xattrs))
-            yield SetMeta(directory.tree.name, directory.prefix + place[1], meta)
+            yield SetMeta(directory.tree.name, directory.prefix + place[1], self._owners.meta(seen, xattrs))
 
     # -- directories ---------------------------------------------------------------------------------------------------
 
@@ -843,10 +888,15 @@ class Reconciler:
 
     # -- scan ----------------------------------------------------------------------------------------------------------
 
-    def begin_scan(self) -> Iterator[Change]:
-        """Open the roots and bring them into the index; then take :meth:`next_directory` until it gives None."""
+    def begin_scan(self, doubt_since_ns: int | None = None) -> Iterator[Change]:
+        """Open the roots and bring them into the index; then take :meth:`next_directory` until it gives None.
+
+        *doubt_since_ns*: files whose ctime is not older are read, although they look unchanged.
+        """
+        self._doubt_since_ns = doubt_since_ns
         self.number += 1
         self._to_scan = []
+        self.disk.refresh()
         self._listed.clear()
         self._descended.clear()
         for name, tree in self._trees.items():
@@ -930,8 +980,10 @@ class Reconciler:
         remaining = set(names)
         node_id = directory.id
         unequal: list[Place] = []
+        doubted: list[int] = []
+        doubt_since_ns = self._doubt_since_ns
         lstat, is_file = os.stat, int(NodeKind.FILE)
-        for name, _, kind, ino, size, mtime_ns, ctime_ns in self._index.rows(node_id):
+        for name, child_id, kind, ino, size, mtime_ns, ctime_ns in self._index.rows(node_id):
             if name in remaining:
                 remaining.discard(name)
                 try:
@@ -945,8 +997,12 @@ class Reconciler:
                     and status.st_mtime_ns == mtime_ns
                     and (status.st_size == size or kind != is_file)
                 ):
-                    continue
+                    if doubt_since_ns is None or ctime_ns < doubt_since_ns or kind != is_file:
+                        continue
+                    doubted.append(child_id)
             unequal.append((node_id, name))
+        for child_id in doubted:
+            self._index.doubt(child_id)
         tree = directory.tree
         by_name = tree.decides_by_name
         unequal.extend(

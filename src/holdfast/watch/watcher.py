@@ -7,6 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Final, NamedTuple, NewType
 
@@ -198,7 +199,10 @@ class Watcher:
 
     def _watch_directory(self, fd: int, handle: bytes) -> None:
         if self._source is not None:
-            self._source.watch(fd, handle)
+            try:
+                self._source.watch(fd, handle)
+            except OSError as error:
+                raise Unreadable(f"it cannot be watched: {error.strerror}") from error
 
     def _watch_known(self) -> None:
         """inotify: a watch on every directory the index knows."""
@@ -209,12 +213,10 @@ class Watcher:
                 directory = disk.directory(pending.pop())
                 if directory is None:
                     continue
-                try:
+                with suppress(Unreadable):  # the scan that follows names it
                     fd = disk.fd(directory)
-                except Unreadable:
-                    continue
-                if fd is not None and directory.handle is not None:
-                    self._watch_directory(fd, directory.handle)
+                    if fd is not None and directory.handle is not None:
+                        self._watch_directory(fd, directory.handle)
                 pending.extend(self._index.directories_in(directory.id))
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -279,7 +281,7 @@ class Watcher:
 
     def _batch(self, source: EventSource, dirty: DirtySet, cookie: Cookie | None) -> Iterator[Change | Boundary]:
         if self._scan_wanted:
-            yield from self._scan(None, None)
+            yield from self._scan(None, None, None)
         else:
             yield from self._reconciler.events(self._hints(source, dirty), hurry=cookie is not None)
         if cookie is not None:
@@ -324,18 +326,28 @@ class Watcher:
 
     # -- scan ----------------------------------------------------------------------------------------------------------
 
-    def scan(self, progress: Callable[[ScanProgress], None], *, bytes_per_second: float = 0) -> Iterator[Part]:
+    def scan(
+        self,
+        progress: Callable[[ScanProgress], None],
+        *,
+        bytes_per_second: float = 0,
+        doubt_since_ns: int | None = None,
+    ) -> Iterator[Part]:
         """Compare everything; what differs, in parts. While it runs, events are looked at too.
 
         Works without :meth:`start` (copies at intervals). It may be left after a part without ``more``; the next scan
-        then finds the rest. *bytes_per_second* limits what is logged; 0 is no limit.
+        then finds the rest. *bytes_per_second* limits what is logged; 0 is no limit. *doubt_since_ns*: after a power
+        cut, files changed since then (by their ctime) may have lost bytes that their size still counts: they are read.
         """
         self._reconciler.disk.open_roots()
         bucket = TokenBucket(bytes_per_second, self._monotonic) if bytes_per_second > 0 else None
-        return self._in_parts(self._scan(progress, bucket))
+        return self._in_parts(self._scan(progress, bucket, doubt_since_ns))
 
     def _scan(
-        self, progress: Callable[[ScanProgress], None] | None, bucket: TokenBucket | None
+        self,
+        progress: Callable[[ScanProgress], None] | None,
+        bucket: TokenBucket | None,
+        doubt_since_ns: int | None,
     ) -> Iterator[Change | Boundary]:
         reconciler = self._reconciler
         began = told = looked = self._monotonic()
@@ -346,7 +358,7 @@ class Watcher:
         def now(at: float) -> ScanProgress:
             return ScanProgress(directories, files, expected.files + expected.symlinks, logged, at - began)
 
-        yield from reconciler.begin_scan()
+        yield from reconciler.begin_scan(doubt_since_ns)
         try:
             while (found := reconciler.next_directory()) is not None:
                 directories += 1
