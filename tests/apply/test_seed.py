@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -264,6 +267,45 @@ async def test_killed_at_any_moment_and_run_again(tmp_path: Path) -> None:
     assert joiner.aside.count == 0, "what a killed run left was taken for somebody's"
 
 
+def test_a_process_killed_outright_leaves_nothing_that_harms(tmp_path: Path) -> None:
+    """SIGKILL: no transaction is rolled back, no file closed, staging stays as it is."""
+    root = tmp_path / "main" / "store"
+    root.mkdir(parents=True)
+    fill(root, random.Random(5), files=80)
+    write(root / "large", random.Random(6).randbytes(6_000_000))
+    Primary.made(tmp_path).index.close()
+    for last in range(3, 15):
+        pid = os.fork()
+        if pid == 0:
+            killed_seed(tmp_path, last)
+        assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    index = Index.open(tmp_path / "backup.index")
+    assert index.position == NOWHERE
+    index.close()
+    primary, joiner = Primary.made(tmp_path), Joiner.made(tmp_path)
+    report = asyncio.run(joiner.seed(primary.peer()))
+    assert report.counts.reused
+    assert picture_of(joiner.root) == picture_of(primary.root)
+    index_agrees(joiner.index, joiner.root)
+    assert joiner.aside.count == 0
+    assert not any((joiner.root / ".holdfast" / "staging").iterdir())
+    assert not list(tmp_path.glob("*.seed*"))
+
+
+def killed_seed(folder: Path, last: int) -> NoReturn:
+    """In a process of its own: ends at question *last*."""
+
+    async def hook(number: int) -> None:
+        if number == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        primary, joiner = Primary.made(folder), Joiner.made(folder)
+        asyncio.run(joiner.seed(primary.peer(hook)))
+    finally:
+        os._exit(1)
+
+
 def test_what_cannot_fit_is_not_begun(tmp_path: Path) -> None:
     joiner = Joiner.made(tmp_path)
     book = SeedBook(tmp_path / "book")
@@ -343,7 +385,7 @@ def entry(path: bytes, kind: EntryKind = EntryKind.FILE, node: int = 1, links: i
         [entry(b"/etc/passwd")],
         [entry(b"")],
         [entry(b"nul\0")],
-        [entry(b".holdfast/staging/1")],
+        [entry(b".holdfast", EntryKind.DIRECTORY)],
         [entry(b"missing/child")],
         [entry(b"b"), entry(b"a")],
         [entry(b"a"), entry(b"a")],

@@ -180,6 +180,20 @@ def test_what_the_index_learns_meanwhile_is_no_finding(ground: Ground) -> None:
     assert ground.snapshots > 1
 
 
+def test_what_is_away_for_two_looks_and_comes_back_is_no_finding(ground: Ground) -> None:
+    """A rename away and back again, each of which the index has yet to hear of."""
+
+    def snapshot() -> IndexReader:
+        if ground.snapshots == 2:
+            (ground.root.parent / "elsewhere").rename(ground.root / "z/y")
+        return ground.snapshot()
+
+    (ground.root / "z/y").rename(ground.root.parent / "elsewhere")
+    audit = ground.audit(snapshot=snapshot)
+    assert list(audit.run()) == []
+    assert audit.progress.unsettled == 0
+
+
 def test_what_changes_at_every_look_is_counted_and_not_judged(ground: Ground) -> None:
     def snapshot() -> IndexReader:
         os.truncate(ground.root / "large", ground.snapshots)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -156,8 +157,9 @@ async def test_a_reply_stays_below_its_bound(tmp_path: Path) -> None:
 class Slow:
     """A source with a clock of its own."""
 
-    def __init__(self, primary: Primary, rate: float) -> None:
+    def __init__(self, primary: Primary, rate: float, audit_rate: float = 0) -> None:
         self.now = 0.0
+        self.go_on = threading.Event()
         self.source = Source(
             machine=MAIN,
             key=KEY,
@@ -166,16 +168,19 @@ class Slow:
             snapshot=primary.snapshot,
             barrier=primary.barrier,
             rate=TokenBucket(rate, lambda: self.now),
-            audit_rate=TokenBucket(0, lambda: self.now),
+            audit_rate=TokenBucket(audit_rate, lambda: self.now),
             clock=lambda: self.now,
             pause=self.pause,
-            pause_thread=lambda seconds: None,
+            pause_thread=self.pause_thread,
         )
 
     async def pause(self, seconds: float) -> None:
         self.now += seconds
 
-    async def ask(self, request: OpenListing | NextPage | ReadContents) -> Reply:
+    def pause_thread(self, seconds: float) -> None:
+        assert self.go_on.wait(60)
+
+    async def ask(self, request: OpenListing | NextPage | ReadContents | StartAudit | PollAudit) -> Reply:
         seal = ExchangeSeal(KEY, MAIN)
         asked, message = seal.ask(BACKUP, request)
         return seal.open_reply(asked, await self.source.handle("s", message))
@@ -311,3 +316,20 @@ async def test_an_audit_runs_beside_and_tells_what_it_found(tmp_path: Path) -> N
     with pytest.raises(ListingLost):
         await peer.ask(PollAudit(news.audit, 0), AuditNews)
     await primary.source.close()
+
+
+@run_async
+async def test_one_audit_runs_at_a_time_and_a_forgotten_one_makes_room(tmp_path: Path) -> None:
+    primary = Primary.made(tmp_path)
+    for number in range(3):
+        write(primary.root / f"{number}", b"content")
+    primary.rescan(1)
+    slow = Slow(primary, 0, audit_rate=0.001)
+    first = await slow.ask(StartAudit(True))
+    assert isinstance(first, AuditNews)
+    assert isinstance(await slow.ask(StartAudit(True)), Busy)
+    slow.now = LISTING_IDLE_SECONDS + 1
+    slow.go_on.set()
+    assert isinstance(await slow.ask(StartAudit(True)), AuditNews)
+    assert isinstance(await slow.ask(PollAudit(first.audit, 0)), Expired)
+    await slow.source.close()

@@ -125,6 +125,7 @@ class _Running:
 
     token: str
     audit: Audit
+    used_at: float
     findings: list[AuditFinding] = field(default_factory=list)
     found: int = 0
     done: bool = False
@@ -200,9 +201,10 @@ class Source:
             await self._end_audit(self._running)
         for token in list(self._listings):
             await self._close_listing(token)
-        if self._now is not None:
-            self._now.close()
-            self._now = None
+        async with self._now_lock:
+            if self._now is not None:
+                self._now.close()
+                self._now = None
 
     async def _answer(self, asked: Asked) -> Reply:
         match asked.request:
@@ -220,7 +222,7 @@ class Source:
             case Look(listing, paths):
                 return await self._with_listing(listing, lambda held: self._look(held.reader, paths))
             case StartAudit(full):
-                return self._start_audit(full=full)
+                return await self._start_audit(full=full)
             case PollAudit(audit, known):
                 return self._news(audit, known)
             case StopAudit(audit):
@@ -315,15 +317,17 @@ class Source:
                 try:
                     return Contents(await asyncio.to_thread(self._read_parts, parts, found))
                 except _Later:
-                    await self._index_now(0)
+                    async with self._now_lock:
+                        await self._index_now(0)
         raise _Later
 
     async def _find(self, parts: tuple[PartWanted, ...]) -> list[_Found | None]:
         """The files asked for; None for those that are no more."""
-        found = _find_in(await self._index_now(NOW_SECONDS_MAX), parts)
-        if None in found and self._now_since <= self._listed_at:  # perhaps newer than that snapshot
-            found = _find_in(await self._index_now(0), parts)
-        return found
+        async with self._now_lock:
+            found = await asyncio.to_thread(_find_in, await self._index_now(NOW_SECONDS_MAX), parts)
+            if None in found and self._now_since <= self._listed_at:  # perhaps newer than that snapshot
+                found = await asyncio.to_thread(_find_in, await self._index_now(0), parts)
+            return found
 
     def _read_parts(self, parts: tuple[PartWanted, ...], found: list[_Found | None]) -> tuple[PartRead, ...]:
         """As many as fit one answer. Raises _Later when the first one moved; a later one ends the answer."""
@@ -343,15 +347,14 @@ class Source:
         return tuple(read)
 
     async def _index_now(self, age_seconds_max: float) -> IndexReader:
-        """A snapshot of the index not older than that."""
-        async with self._now_lock:
-            asked_at = self._clock()
-            if self._now is None or asked_at - self._now_since > age_seconds_max or age_seconds_max == 0:
-                fresh = await self._snapshot()
-                if self._now is not None:
-                    self._now.close()
-                self._now, self._now_since = fresh, asked_at
-            return self._now
+        """A snapshot of the index not older than that. The caller holds ``_now_lock`` for as long as it reads."""
+        asked_at = self._clock()
+        if self._now is None or asked_at - self._now_since > age_seconds_max or age_seconds_max == 0:
+            fresh = await self._snapshot()
+            if self._now is not None:
+                self._now.close()
+            self._now, self._now_since = fresh, asked_at
+        return self._now
 
     def _read(self, found: _Found, part: PartWanted) -> PartRead:
         try:
@@ -388,9 +391,11 @@ class Source:
 
     # -- audits --------------------------------------------------------------------------------------------------------
 
-    def _start_audit(self, *, full: bool) -> Reply:
+    async def _start_audit(self, *, full: bool) -> Reply:
         if self._running is not None and not self._running.done:
-            return Busy(BUSY_SECONDS * 10, "another audit is running")
+            if self._clock() - self._running.used_at <= LISTING_IDLE_SECONDS:
+                return Busy(BUSY_SECONDS * 10, "another audit is running")
+            await self._end_audit(self._running)  # who started it is not listening any more
         loop = asyncio.get_running_loop()
 
         async def settled() -> IndexReader:
@@ -405,7 +410,7 @@ class Source:
             clock=self._clock,
             pause=self._pause_thread,
         )
-        running = self._running = _Running(secrets.token_hex(8), audit)
+        running = self._running = _Running(secrets.token_hex(8), audit, self._clock())
         running.task = loop.create_task(self._run_audit(running), name="audit")
         return self._news(running.token, 0)
 
@@ -427,6 +432,7 @@ class Source:
         running = self._running
         if running is None or running.token != token:
             raise _NotHeld
+        running.used_at = self._clock()
         done = running.done  # read first: what is found later is told with the next news
         progress = running.audit.progress
         findings = tuple(running.findings[max(after, 0) :][:FINDINGS_PER_REPLY_MAX])
