@@ -297,8 +297,9 @@ def test_impossible_paths_are_refused(standby: Standby, log: LogWriter, path: by
     for change in (put(path), Mkdir(TREE, path, FOLDER), Remove(TREE, path), Rename(TREE, b"a", path)):
         chain = log.chain
         with pytest.raises(ChangeInvalid):
-            do(standby, log, change)
+            do(standby, log, put(b"before"), change)
         log.chain = chain
+    assert picture_of(standby.root) == {}, "nothing of such a frame is applied"
 
 
 def test_nothing_is_written_through_a_symlink(standby: Standby, log: LogWriter) -> None:

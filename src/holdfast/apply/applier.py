@@ -101,6 +101,8 @@ class Applier:
                 f"the epoch is {self._epoch}",
                 hint="That machine was replaced as the primary; what it wrote afterwards is refused.",
             )
+        for change in frame.changes:
+            check_change(change)
         if frame.promotion is not None:
             self._steps.abandon()
             self._replay.abandon()
@@ -135,7 +137,6 @@ class Applier:
         return True
 
     def _make(self, change: Change) -> None:
-        check_change(change)
         self._sound, self._touched = False, True
         try:
             sighting = self._steps.make(change)

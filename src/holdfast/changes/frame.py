@@ -46,7 +46,7 @@ MAGIC: Final = b"HF"
 FORMAT_VERSION: Final = 1
 PREFIX_BYTES: Final = 5
 HEADER_BYTES_MAX: Final = 4096
-"""A header is about 150 bytes; four times a page would be somebody's attack."""
+"""A header is about 150 bytes; more than a page would be somebody's attack."""
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 """Plain body after decompression: bounds a reader's memory against a damaged or hostile frame."""
 FRAME_BYTES_MAX: Final = 8 * 1024 * 1024
