@@ -198,6 +198,10 @@ def module_words(module: ModuleType) -> str:
     return markdown(module.__doc__ or "")
 
 
+def struct_words(struct: type) -> str:
+    return markdown(struct.__doc__ or "")
+
+
 def render() -> str:
     """The whole page."""
     return (
@@ -205,13 +209,13 @@ def render() -> str:
         f"{module_words(frame)}\n\n"
         f"## Header\n\nA msgpack array of these, in order. An element more than these is refused: a newer format has "
         f"another version.\n\n{fields_table(frame.FrameHeader, HEADER_MEANINGS)}\n"
-        f"## Body of a promotion\n\n{markdown(frame.Promotion.__doc__ or '')}\n\n{fields_table(frame.Promotion, PROMOTION_MEANINGS)}\n"
+        f"## Body of a promotion\n\n{struct_words(frame.Promotion)}\n\n{fields_table(frame.Promotion, PROMOTION)}\n"
         f"## Body of changes\n\n{module_words(change)}\n\n"
         f"Each change is a msgpack array: its kind's tag, then its fields in order. What has a default may be left out "
         f"at the end.\n\n{kinds_table()}\n"
-        f"`Meta`: {markdown(change.Meta.__doc__ or '')}\n\n{fields_table(change.Meta, META_MEANINGS)}\n"
-        f"`Extent`: {markdown(change.Extent.__doc__ or '')}\n\n{fields_table(change.Extent, EXTENT_MEANINGS)}\n"
-        f"`Patch`: {markdown(change.Patch.__doc__ or '')}\n\n"
+        f"`Meta`: {struct_words(change.Meta)}\n\n{fields_table(change.Meta, META_MEANINGS)}\n"
+        f"`Extent`: {struct_words(change.Extent)}\n\n{fields_table(change.Extent, EXTENT_MEANINGS)}\n"
+        f"`Patch`: {struct_words(change.Patch)}\n\n"
         f"## Digests\n\n{module_words(digest)}\n\n"
         f"## Limits\n\n{limits_table()}\n"
         f"## Example\n\n{example()}\n"
@@ -223,7 +227,7 @@ LIMIT_MEANINGS: Final = {
     "FRAMES_PER_KEY_MAX": "Random nonces: NIST SP 800-38D, 8.3.",
     "DIGEST_BYTES": "See above.",
 }
-PROMOTION_MEANINGS: Final = {
+PROMOTION: Final = {
     "machine": "the machine that is the primary now",
     "reason": "why, for people",
     "planned": "whether the primary before it stopped in good order (switchover)",

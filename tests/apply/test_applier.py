@@ -145,6 +145,22 @@ def test_a_batch_its_writer_never_finished_ends_with_the_promotion(standby: Stan
     index_agrees(standby.index, standby.root)
 
 
+@pytest.mark.parametrize("between", [(), (put(b"other"),)], ids=["empty", "another"])
+def test_a_file_in_parts_ends_unfinished_when_something_else_comes(
+    standby: Standby, log: LogWriter, between: tuple[Change, ...]
+) -> None:
+    """A patch of the known file at its path is then a patch of that one, and not a further part."""
+    do(standby, log, put(b"f", b"known"))
+    known = os.stat(standby.root / "f").st_ino
+    standby.applier.apply(*log.changes([Put(TREE, b"f", 3, META, b"", (Extent(0, b"new"),), True)], more=True))
+    standby.applier.apply(*log.changes(between, more=True))
+    do(standby, log, patch(b"f", b"knows"))
+    assert (standby.root / "f").read_bytes() == b"knows"
+    assert os.stat(standby.root / "f").st_ino == known
+    assert os.listdir(standby.root / ".holdfast/staging") == []
+    index_agrees(standby.index, standby.root)
+
+
 def test_a_machine_that_was_never_seeded_refuses(tmp_path: Path, standby: Standby) -> None:
     with Standby(tmp_path / "root") as inner:
         inner.crash()

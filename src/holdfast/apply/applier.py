@@ -103,7 +103,7 @@ class Applier:
             )
         for change in frame.changes:
             check_change(change)
-        if frame.promotion is not None:
+        if not frame.changes:  # a promotion, or a writer that began anew in the middle of a batch
             self._steps.abandon()
             self._replay.abandon()
         for change in frame.changes[self._done :]:

@@ -25,7 +25,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from holdfast.apply.aside import Aside
 from holdfast.apply.content import (
@@ -41,7 +41,6 @@ from holdfast.apply.divergence import ODDITIES_MAX, Diverged, Oddity, RecoveryNe
 from holdfast.apply.place import Place, Staged
 from holdfast.changes.change import (
     Change,
-    ChangeInvalid,
     Link,
     Meta,
     Mkdir,
@@ -59,8 +58,13 @@ from holdfast.trees.replay import ReplayGap, Sighting
 from holdfast.trees.spec import PatternSet, Tree
 from holdfast.trees.stat import Observed, Owners, observed, pack_xattrs
 
-STAGED_MAX: Final = 16
-"""Files in parts at once. Their parts follow each other, so one would do; more is somebody's mistake."""
+
+class _Begun(NamedTuple):
+    """A new file whose parts are coming."""
+
+    tree: str
+    path: bytes
+    staged: Staged
 
 
 class Steps:
@@ -75,7 +79,7 @@ class Steps:
         self._own = {name: {os.fsencode(p.strip("/")) for p in tree.spec.overrides} for name, tree in trees.items()}
         self._owners = owners
         self._aside = aside
-        self._staged: dict[tuple[str, bytes], Staged] = {}
+        self._begun: _Begun | None = None
         self.unfinished: set[tuple[str, bytes]] = set()
         """Known files whose patch in parts has begun: their bytes are between two states."""
         self.oddities: deque[Oddity] = deque(maxlen=ODDITIES_MAX)
@@ -100,19 +104,26 @@ class Steps:
                 f"the log has changes of tree {change.tree!r}, which this machine does not have",
                 hint="Give this machine the same trees as the primary (the [tree] sections), or re-seed it.",
             )
+        if self._begun is not None and not self._continues(change):
+            self.abandon()
         return self._makers[type(change)](change, place)
 
+    def _continues(self, change: Change) -> bool:
+        """Whether *change* is a further part of the new file begun; its parts follow each other at once."""
+        begun = self._begun
+        return begun is not None and isinstance(change, Patch) and (change.tree, change.path) == begun[:2]
+
     def abandon(self) -> None:
-        """The batch will not be finished: its writer is no longer the primary. Files in parts are taken away."""
-        for (tree, _), staged in self._staged.items():
-            self._places[tree].discard(staged)
-        self._staged.clear()
+        """The file in parts will not be finished: take away what there is of it."""
+        if self._begun is not None:
+            self._places[self._begun.tree].discard(self._begun.staged)
+            self._begun = None
 
     def drop(self) -> None:
         """Close what is open and leave the rest: recovery clears it."""
-        for staged in self._staged.values():
-            os.close(staged.fd)
-        self._staged.clear()
+        if self._begun is not None:
+            os.close(self._begun.staged.fd)
+            self._begun = None
 
     # -- what the index and the filesystem say -------------------------------------------------------------------------
 
@@ -169,29 +180,21 @@ class Steps:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def _put(self, change: Put, place: Place) -> Sighting | None:
-        key = change.tree, change.path
         if not change.more:
             return self._complete(change, place, place.stage())
-        begun = self._staged.pop(key, None)
-        if begun is not None:  # the same frame again, after the disk was full
-            place.discard(begun)
-        if len(self._staged) >= STAGED_MAX:
-            raise ChangeInvalid(f"more than {STAGED_MAX} files in parts at once: {change.path!r}")
-        staged = self._staged[key] = place.stage()
-        write_extents(staged.fd, change.extents)
+        self._begun = _Begun(change.tree, change.path, place.stage())
+        write_extents(self._begun.staged.fd, change.extents)
         return None
 
     def _patch(self, change: Patch, place: Place) -> Sighting | None:
-        key = change.tree, change.path
-        staged = self._staged.get(key)
-        if staged is None:
+        if self._begun is None:
             return self._patch_known(change, place)
         if change.more:
-            write_extents(staged.fd, change.extents)
+            write_extents(self._begun.staged.fd, change.extents)
             return None
         # Should space run out now, this last part is asked for again: the earlier ones must not go with it.
-        sighting = self._complete(change, place, staged, keep=True)
-        del self._staged[key]
+        sighting = self._complete(change, place, self._begun.staged, keep=True)
+        self._begun = None
         return sighting
 
     def _complete(self, change: Put | Patch, place: Place, staged: Staged, *, keep: bool = False) -> Sighting:

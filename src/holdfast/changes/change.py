@@ -13,7 +13,8 @@ put       a new regular file stands at ``path`` (replacing what other file stood
           names, if any). ``extents`` hold its bytes; what they leave out is a hole (zeros). With ``more`` the content
           continues: patches of the same path follow at once, and nothing is visible at ``path`` until the one without
           ``more`` has come. Parts with ``more`` carry no digests, and a size that may still grow; the last part has
-          the digests of the whole (``first_block`` 0).
+          the digests of the whole (``first_block`` 0). Any other change, or a frame without changes (a promotion, a
+          writer that begins anew), ends it unfinished: then it never came to be.
 patch     the regular file at ``path`` keeps its identity (all its names see it) and gets these bytes, then this size
 rename    what stands at ``path`` (file, symlink, or directory with all below) stands at ``to``; a file standing at
           ``to`` is replaced in the same instant

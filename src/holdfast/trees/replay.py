@@ -44,19 +44,21 @@ class Replay:
     def __init__(self, index: Index, owners: Owners) -> None:
         self._index = index
         self._owners = owners
-        self._staged: dict[tuple[str, bytes], Put] = {}
+        self._begun: tuple[str, bytes] | None = None
+        """The new file whose parts are coming."""
 
     def apply(self, change: Change, sighting: Sighting | None = None) -> None:
         """One change, in the order of the log. Raises ReplayGap."""
+        begun, self._begun = self._begun, None
         match change:
             case Put() if change.more:
-                self._staged[change.tree, change.path] = change
+                self._begun = change.tree, change.path
             case Put():
-                self._staged.pop((change.tree, change.path), None)
                 self._new(change, NodeKind.FILE, change.meta, change.size, change.digests, sighting)
-            case Patch() if (change.tree, change.path) in self._staged:
-                if not change.more:
-                    del self._staged[change.tree, change.path]
+            case Patch() if begun == (change.tree, change.path):
+                if change.more:
+                    self._begun = begun
+                else:
                     self._new(change, NodeKind.FILE, change.meta, change.size, change.digests, sighting)
             case Patch():
                 self._patch(change, sighting)
@@ -80,8 +82,9 @@ class Replay:
                 self._take_away(change, change.path, node)
 
     def abandon(self) -> None:
-        """The open batch will not go on (its writer is no longer the primary): files in parts never come to be."""
-        self._staged.clear()
+        """The open batch will not go on (a promotion, or an empty frame of a writer that began anew): a file whose
+        parts were coming never comes to be."""
+        self._begun = None
 
     def _place(self, change: Change, path: bytes) -> tuple[int, bytes]:
         """Directory and name of *path*."""
