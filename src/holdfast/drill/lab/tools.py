@@ -49,10 +49,10 @@ def missing_tools() -> list[str]:
     return sorted({package for tool, package in PACKAGES.items() if shutil.which(tool) is None})
 
 
-def wait_until(fact: Callable[[], bool], seconds_max: float, what: str) -> None:
-    """Raises LabError when *fact* has not become true: "*what* did not happen"."""
+def wait_until(fact: Callable[[], bool], seconds_max: float, what: str, poll_seconds: float = POLL_SECONDS) -> None:
+    """Look at *fact* every *poll_seconds* until it is true. Raises LabError when it has not become so in time."""
     deadline = time.monotonic() + seconds_max
     while not fact():
         if time.monotonic() > deadline:
             raise LabError(f"{what}: not within {seconds_max:g} s")
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
