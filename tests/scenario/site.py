@@ -1,0 +1,279 @@
+"""A protected lab for tests: real mail software, nats-server and agents; asked as clients and people do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.drill.checkers.exact_state import compare, resynchronised
+from holdfast.drill.checkers.facts import Mailboxes, Record
+from holdfast.drill.checkers.reconcile import Verdict
+from holdfast.drill.lab import mailhost
+from holdfast.drill.lab.lab import Lab, Machine
+from holdfast.drill.lab.mail_files import MailFormat
+from holdfast.drill.lab.spec import LabSpec, MachineSpec
+from holdfast.drill.lab.tools import wait_until
+from holdfast.drill.site import ProtectedLab
+from holdfast.drill.workload import journal, witness
+from holdfast.drill.workload.imap import ImapClient
+from holdfast.drill.workload.journal import Journal
+from holdfast.drill.workload.net import Endpoint, Patience
+from holdfast.drill.workload.plan import Deliveries, Groupware, Login, Plan, Service
+from holdfast.drill.workload.plan import Mailboxes as MailboxPlan
+from holdfast.drill.workload.run import Workload
+from holdfast.drill.workload.settle import settled
+
+MACHINES: Final = ("main:primary", "backup:standby", "relay:relay", "client:client")
+PATIENCE: Final = Patience(connect_seconds=2.0, answer_seconds=30.0)
+ACCOUNTS: Final = 5
+_numbers = count(1)
+
+
+class Site:
+    """One protected lab, and what tests do with it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.protected = ProtectedLab(lab)
+        self.accounts = tuple(Login(account.address, account.password) for account in lab.accounts)
+        host = lab.state.service_ipv4
+        self.service = Service(
+            smtp=Endpoint(host, 25),
+            imap=Endpoint(host, 143, "starttls"),
+            dav=Endpoint(host, 5232),
+            sieve=Endpoint(host, 4190, "starttls"),
+        )
+
+    def machine(self, name: str) -> Machine:
+        return self.lab.machine(name)
+
+    def holdfast(self, machine: str, *argv: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """``holdfast ARGV`` there; whatever its exit status."""
+        return self.machine(machine).run(["holdfast", *argv], check=False, timeout=timeout)
+
+    def status(self, machine: str) -> dict[str, Any]:
+        return self.protected.status(machine)
+
+    def warnings(self, machine: str) -> str:
+        """What ``status`` warns of there, as one text."""
+        return "\n".join(f"{warned['what']} ({warned['advice']})" for warned in self.status(machine)["warnings"])
+
+    def history(self, machine: str) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = self.protected.order(machine, "history", "--last", "200")  # type: ignore[assignment]
+        return events
+
+    @property
+    def primary(self) -> str:
+        """By its own word."""
+        names = [m.name for m in self.protected.mail_machines if m.running and self._role(m.name) == "primary"]
+        assert len(names) == 1, f"{len(names)} machines say they are primary: {names}"
+        return names[0]
+
+    def _role(self, machine: str) -> str:
+        return str(self.status(machine)["role"])
+
+    @property
+    def standby(self) -> str:
+        return next(m.name for m in self.protected.mail_machines if m.name != self.primary)
+
+    def settle(self) -> None:
+        """Everything done so far is applied on the standby."""
+        primary = self.primary
+        standby = next(m.name for m in self.protected.mail_machines if m.name != primary)
+        self.protected.wait_role(standby, "standby")
+        self.protected.settle(primary, standby)
+
+    def verify_clean(self) -> None:
+        """``holdfast verify --full`` finds nothing."""
+        self.settle()
+        report = self.protected.order(self.standby, "verify", "--full")
+        assert report["found"] == 0, report["differences"]
+        assert report["failures"] == {}
+        assert report["unsettled"] == 0
+        assert report["files"] > 0
+
+    def make_main_primary(self) -> None:
+        """As a test found the site, the next finds it: all machines on, agents running, main serving."""
+        self.lab.heal()
+        for machine in self.lab.machines():
+            if not machine.running:
+                machine.start()
+        for machine in self.protected.mail_machines:
+            facts = self.protected.wait_for(
+                machine.name, lambda facts: facts["role"] in ("primary", "standby", "returned"), "in a role"
+            )
+            if facts["role"] == "returned":
+                self.protected.order(machine.name, "join", "--rejoin")
+                self.protected.wait_role(machine.name, "standby")
+        if self.primary != "main":
+            self.settle()
+            self.protected.order("main", "switchover")
+            self.protected.wait_role("backup", "standby")
+        self.settle()
+
+    # -- as clients ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[None]:
+        """Inside, this thread (and threads it starts) speaks from the client machine."""
+        with self.machine("client").network():
+            yield
+
+    def imap(self, account: int = 0) -> ImapClient:
+        """A session; call it inside :meth:`client`."""
+        login = self.accounts[account]
+        session = ImapClient(self.service.imap, PATIENCE, login.name, login.password)
+        session.enable_qresync()
+        return session
+
+    def observe(self) -> Mailboxes:
+        with self.client():
+            return witness.observe(self.service, self.accounts, PATIENCE)
+
+    def assert_same_to_clients(self, before: Mailboxes) -> None:
+        """Nothing a mail client can see differs from *before*, nor does QRESYNC tell of anything."""
+        with self.client():
+            told = witness.resynchronise(self.service, self.accounts, before, PATIENCE)
+            after = witness.observe(self.service, self.accounts, PATIENCE)
+        assert [str(difference) for difference in compare(without_tags(before), without_tags(after))] == []
+        assert [str(difference) for difference in resynchronised(before, told, after)] == []
+        for account in told.values():
+            for folder, news in account.items():
+                assert not news.vanished, f"{folder}: told of expunges that were none: {news.vanished}"
+
+    def plan(self, *, messages: int = 40, operations: int = 80, rate: float = 0.0, seed: int = 1) -> Plan:
+        return Plan(
+            self.service,
+            self.accounts,
+            seed=seed,
+            deliveries=Deliveries(messages=messages, connections=2, rate_per_second=rate),
+            mailboxes=MailboxPlan(clients=2, operations=operations),
+            groupware=Groupware(clients=1, operations=operations // 8),
+            patience=Patience(connect_seconds=1.0, answer_seconds=10.0),
+        )
+
+    def load(self, plan: Plan, path: Path) -> Load:
+        return Load(self, plan, path)
+
+    def work(self, plan: Plan, path: Path) -> list[Record]:
+        """The whole workload, to its end."""
+        with self.load(plan, path) as load:
+            load.finish()
+        return load.records()
+
+    def judge(self, records: list[Record], seconds_max: float = 30.0) -> tuple[Mailboxes, Verdict]:
+        """What is there against what was acknowledged; waits for queued mail."""
+        self.machine(self.primary).run(["postqueue", "-f"], check=False)
+        with self.client():
+            return settled(self.service, self.accounts, records, seconds_max=seconds_max)
+
+
+class Load:
+    """A workload running on the client machine while the block runs; :meth:`finish` lets it end by itself."""
+
+    def __init__(self, site: Site, plan: Plan, path: Path) -> None:
+        self._site = site
+        self._path = path
+        self._stop = threading.Event()
+        self._journal = Journal(path)
+        self._workload = Workload(plan, self._journal, self._stop)
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self._failed: list[BaseException] = []
+
+    def _run(self) -> None:
+        try:
+            with self._site.client():
+                self._workload.run()
+        except Exception as error:  # noqa: BLE001  # given to the test by finish()
+            self._failed.append(error)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        self._journal.close()
+        if self._failed:
+            raise self._failed[0]
+
+    def acknowledged(self) -> int:
+        return self._journal.counts.get("acknowledged", 0)
+
+    def wait_acknowledged(self, more: int, seconds_max: float = 60.0) -> None:
+        """Until *more* operations than now were acknowledged."""
+        until = self.acknowledged() + more
+        wait_until(lambda: self.acknowledged() >= until, seconds_max, f"{more} more acknowledged operations", 0.01)
+
+    def finish(self, seconds_max: float = 120.0) -> None:
+        """Until the plan is done."""
+        self._thread.join(seconds_max)
+        assert not self._thread.is_alive(), "the workload did not end"
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+    def records(self) -> list[Record]:
+        return journal.read(self._path)
+
+
+@contextlib.contextmanager
+def protected_site(
+    kind: MailFormat = "maildir",
+    *,
+    machines: tuple[str, ...] = MACHINES,
+    more_configuration: str = "",
+    disk_bytes: int = 1 << 30,
+    edit: Callable[[str], str] | None = None,
+) -> Iterator[Site]:
+    """A lab under protection, settled; gone when the block is left."""
+    spec = LabSpec(
+        name=f"scn-{os.getpid()}-{next(_numbers)}",
+        machines=tuple(MachineSpec.parse(text) for text in machines),
+        accounts=ACCOUNTS,
+        seed="scenario",
+        disk_bytes=disk_bytes,
+    )
+    lab = Lab.up(spec)
+    try:
+        site = Site(lab)
+        site.protected.protect(mailhost.MailSettings(format=kind), more_configuration=more_configuration)
+        site.protected.wait_settled()
+        yield site
+    finally:
+        Lab.down(lab.name)
+
+
+def without_tags(state: Mailboxes) -> Mailboxes:
+    """*state* without the CTags of collections: Radicale makes them from its items in the order the directory gives
+    them, which is another on another filesystem. A client then lists the ETags again, and finds them equal."""
+    accounts = {
+        name: msgspec.structs.replace(
+            account,
+            collections={
+                href: {key: text for key, text in properties.items() if key != "tag"}
+                for href, properties in account.collections.items()
+            },
+        )
+        for name, account in state.accounts.items()
+    }
+    return msgspec.structs.replace(state, accounts=accounts)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long *run* takes."""
+    began = time.monotonic()
+    run()
+    return time.monotonic() - began
