@@ -34,13 +34,14 @@ def hook_lines(machine: Machine) -> list[str]:
 
 def test_a_unit_is_restarted_after_its_on_exit_and_at_every_boot(main: Machine) -> None:
     main.boot(Unit(name="agent", argv=MAIN, on_exit=HOOK))
-    wait_until(lambda: main.unit("agent").phase == "running", 5, "the unit to run")
+    log = main.path("/var/log/agent.log")
+    wait_until(lambda: log.exists() and log.read_text() == "started\n", 5, "the unit to run")
     first = main.unit("agent").pid
     main.run(["kill", "-9", str(first)])
     wait_until(lambda: main.unit("agent").pid not in (None, first), 5, "a restart")
     assert hook_lines(main) == ["signal KILL"]
     assert main.unit("agent").last_exit == -9
-    assert main.path("/var/log/agent.log").read_text() == "started\nstarted\n"
+    wait_until(lambda: log.read_text() == "started\nstarted\n", 5, "both starts in the log")
 
     main.kill()
     main.start()
