@@ -257,3 +257,20 @@ def release_serving(configuration: Path) -> None:
     settings = load_settings(configuration)
     if settings.me.role == "mail":
         asyncio.run(_serving(settings).fence())
+
+
+def main() -> int:
+    """``python -m holdfast.agent run|release CONFIGURATION``: what `holdfast agent` and `holdfast release` become."""
+    verb, configuration = sys.argv[1], Path(sys.argv[2])
+    try:
+        if verb == "run":
+            return run_agent(configuration)
+        release_serving(configuration)
+    except HoldfastError as error:
+        print(f"holdfast: {error}", file=sys.stderr)
+        return int(error.exit_status)
+    return int(ExitStatus.DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

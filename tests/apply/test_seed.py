@@ -172,6 +172,18 @@ async def test_what_is_left_out_stays(tmp_path: Path) -> None:
 
 
 @run_async
+async def test_locks_and_caches_that_nobody_holds_any_more_are_removed(tmp_path: Path) -> None:
+    spec = {"exclude": ("*.lock", "index.cache", "own"), "transient": ("*.lock", "index.cache")}
+    primary, joiner = Primary.made(tmp_path, **spec), Joiner.made(tmp_path, **spec)
+    write(primary.root / "box" / "a", b"a")
+    primary.rescan(1)
+    for name in ("box/uidlist.lock", "box/index.cache", "box/own"):
+        write(joiner.root / name, b"mine")
+    await joiner.seed(primary.peer())
+    assert sorted(path.name for path in (joiner.root / "box").iterdir()) == ["a", "own"]
+
+
+@run_async
 async def test_renamed_files_are_moved_here_and_not_fetched(tmp_path: Path) -> None:
     primary, joiner = Primary.made(tmp_path), Joiner.made(tmp_path)
     for number in range(20):

@@ -175,6 +175,8 @@ class SeedNames:
 
     def _extra(self, tree: Tree, place: Place, path: bytes, *, is_directory: bool) -> None:
         if tree.excluded(path, directory=is_directory):
+            if not is_directory and tree.transient(path):
+                place.unlink(path)
             return
         if is_directory:
             if _keeps_something(tree, path):

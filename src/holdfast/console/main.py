@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,12 @@ def agent(config: str) -> None:
     Example:
       holdfast agent
     """
-    from holdfast.agent import run_agent
+    _become_agent("run", config)
 
-    sys.exit(run_agent(Path(config)))
+
+def _become_agent(verb: str, config: str) -> None:
+    """This process becomes the agent's program, which stands above the command line and is not imported by it."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "holdfast.agent", verb, config])
 
 
 def _client() -> Any:
@@ -461,9 +465,7 @@ def release(config: str) -> None:
     Example (in the systemd unit):
       ExecStopPost=/usr/bin/holdfast release
     """
-    from holdfast.agent import release_serving
-
-    release_serving(Path(config))
+    _become_agent("release", config)
 
 
 @main.command()

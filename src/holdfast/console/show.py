@@ -79,7 +79,8 @@ def _status_lines(facts: Json) -> Iterable[Any]:
     else:
         yield Text(f"log       not reachable: {log['problem']}", style="bold red")
     watching = f", watched by {facts['watching']}" if facts["watching"] else ""
-    yield f"trees     {facts['files']:,} files, {_bytes(facts['bytes'])}{watching}"
+    scrub = f"; scrub: {facts['scrub']}" if facts["scrub"] else ""
+    yield f"trees     {facts['files']:,} files, {_bytes(facts['bytes'])}{watching}{scrub}"
     yield f"at risk   if the primary died now: {facts['lost_if_primary_died']}"
     if facts["verified_at"]:
         found = facts["verified_differences"]

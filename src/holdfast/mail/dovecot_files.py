@@ -83,5 +83,11 @@ def store_tree(
     if not copy_cache:
         left_out += CACHE
     return TreeSpec(
-        name=name, root=root, include=include, exclude=left_out + exclude, append=APPEND, read_first=READ_FIRST
+        name=name,
+        root=root,
+        include=include,
+        exclude=left_out + exclude,
+        append=APPEND,
+        read_first=READ_FIRST,
+        transient=left_out,
     ).checked()

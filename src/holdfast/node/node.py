@@ -25,6 +25,7 @@ from holdfast.node.beats import Beat, Beats
 from holdfast.node.local import trees_digest
 from holdfast.node.peer import Peer
 from holdfast.node.primary import Primary, catch_up, scan_words
+from holdfast.node.returned import report_unlogged
 from holdfast.node.roles import Facts, Role, Row, decide
 from holdfast.node.seeding import Seeding
 from holdfast.node.standby import Standby
@@ -116,7 +117,16 @@ class Node:
                 self.leader = await self.world.door.pin_leader()
             except HoldfastError:
                 self.leader = ""
+            self._look_at_trees()
             await asyncio.sleep(PIN_LEADER_SECONDS)
+
+    def _look_at_trees(self) -> None:
+        """A standby holds what the primary protects: other trees there mean another comparison here."""
+        beat = self.beats.last(self.primary_name) if self.primary_name and self.standby is not None else None
+        if beat is not None and beat.trees and beat.trees != trees_digest(self.world.local.state.trees):
+            self._reseed = "the primary protects other trees than this copy holds"
+            self.world.history.record("copy is compared anew", self._reseed)
+            self._again.set()
 
     # -- roles ---------------------------------------------------------------------------------------------------------
 
@@ -279,12 +289,24 @@ class Node:
     async def _resume(self, row: Row) -> None:
         """Go on as the primary this machine is: its own records since the last commit, then a scan, while serving."""
         assert self.log is not None
+        await self._find_trees_again()
         index = self._open_index()
         try:
             chain = await catch_up(index, self.log, self.world)
         except ReplayGap as error:
             raise IndexUnusable(error.message, hint=row.advice or "Run `holdfast found`.") from error
         await self._begin_primary(index, chain, self.epoch, None, row.reason)
+
+    async def _find_trees_again(self) -> None:
+        """Configuration may have changed meanwhile. A tree that is not found any more stays protected."""
+        known = {spec.name: spec for spec in self.world.local.state.trees}
+        try:
+            found = await self.world.find_trees()
+        except HoldfastError as error:
+            self.world.history.record("discovery failed, the trees stay as they were", error.message)
+            return
+        known.update({spec.name: spec for spec in found})
+        self.world.local.change(trees=tuple(known.values()))
 
     async def _promote(self, chain: Chain, epoch: Epoch, reason: str, *, planned: bool) -> None:
         promotion = Promotion(self.world.settings.machine_name, reason, planned)
@@ -294,7 +316,7 @@ class Node:
         self, index: Index, chain: Chain, epoch: Epoch, promotion: Promotion | None, reason: str
     ) -> None:
         assert self.log is not None
-        primary = Primary(self.world, index, self.log, epoch, self._lost)
+        primary = Primary(self.world, index, self.log, epoch, self.beats, self._lost)
         await primary.begin(chain, promotion)
         self._is_primary(primary, reason)
         await self.world.serving.start()
@@ -329,6 +351,8 @@ class Node:
             return False
         self._become(Role.SEEDING, row.reason)
         self.seeding = Seeding(self.world, self._open_index(), self.peer, self.primary_name)
+        if self._told_to_rejoin and self.log is not None and self._open_index().position.sequence:
+            await report_unlogged(self.world, self._open_index(), self.log)
         keep = self._told_to_rejoin or self.world.local.served_epoch > 0
         try:
             await self.seeding.run(keep_replaced=keep)
@@ -390,7 +414,7 @@ class Node:
                 retry=True,
             )
         epoch = Epoch(max(self.epoch, index.epoch) + 1)
-        primary = Primary(self.world, index, self.log, epoch, self._lost)
+        primary = Primary(self.world, index, self.log, epoch, self.beats, self._lost)
         try:
             await primary.begin(chain, Promotion(self.world.settings.machine_name, reason, planned))
         except Fenced:

@@ -10,8 +10,11 @@ from holdfast.changes.frame import Chain, FrameWriter, Promotion, follow_chain, 
 from holdfast.changes.names import CapturedPosition, Epoch
 from holdfast.errors import HoldfastError
 from holdfast.log.port import Fenced, Log
+from holdfast.node.beats import Beats
 from holdfast.node.capture import Capture
 from holdfast.node.errands import run_errands
+from holdfast.node.keeping import LogKeeper
+from holdfast.node.scrub import Scrub
 from holdfast.node.world import World
 from holdfast.trees.index import Index
 from holdfast.trees.replay import Replay
@@ -51,7 +54,13 @@ class Primary:
     """From :meth:`begin` to :meth:`end`. *on_lost* is called when it may not go on."""
 
     def __init__(
-        self, world: World, index: Index, log: Log, epoch: Epoch, on_lost: Callable[[HoldfastError], None]
+        self,
+        world: World,
+        index: Index,
+        log: Log,
+        epoch: Epoch,
+        beats: Beats,
+        on_lost: Callable[[HoldfastError], None],
     ) -> None:
         self._world = world
         self._index = index
@@ -70,6 +79,8 @@ class Primary:
         self.capture: Capture | None = None
         self.scanning: ScanProgress | None = None
         self.scan_done = False
+        self._keeper = LogKeeper(world, log, beats)
+        self.scrub: Scrub | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self, chain: Chain, promotion: Promotion | None) -> None:
@@ -99,8 +110,10 @@ class Primary:
             await asyncio.to_thread(self.watcher.stop)
             raise
         self.capture.start()
+        self.scrub = Scrub(world, self.trees, self.watcher, self.capture)
         errands = run_errands(world.serving.mail, world.history)
-        self._tasks = [asyncio.create_task(work) for work in (self._scan(), self._look_for_others(), errands)]
+        works = (self._scan(), self._look_for_others(), errands, self._keeper.run(), self.scrub.run())
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     async def end(self) -> Chain:
         """Stop capturing; everything seen is in the log (unless it was lost). The place reached."""

@@ -81,6 +81,7 @@ class SiteStatus(Struct, frozen=True):
     files: int
     bytes: int
     watching: str
+    scrub: str
     verified_at: float
     verified_differences: int
     warnings: tuple[Warned, ...]
@@ -123,6 +124,7 @@ async def site_status(node: Node) -> SiteStatus:
         files=files,
         bytes=size,
         watching=watching,
+        scrub=node.primary.scrub.words if node.primary is not None and node.primary.scrub is not None else "",
         verified_at=local.verified_at,
         verified_differences=local.verified_differences,
         warnings=tuple(_warnings(node, machines, state, problem, primary)),

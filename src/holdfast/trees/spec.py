@@ -35,6 +35,9 @@ class TreeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Files that grow, or are rewritten near their end only."""
     read_first: tuple[str, ...] = ()
     """Files that refer to other files: read before names and data, so that a copy never refers to what it lacks."""
+    transient: tuple[str, ...] = ()
+    """Of what is excluded: what only means something to the processes that made it (locks, caches, temporaries). A seed
+    removes it: after a power cut a lock stands there that nobody holds, and its waiter waits for minutes."""
     overrides: tuple[str, ...] = ()
     """Root-relative paths that stay each machine's own: never copied, never compared."""
 
@@ -123,6 +126,7 @@ class Tree:
         self._exclude = PatternSet(spec.exclude)
         self._append = PatternSet(spec.append)
         self._read_first = PatternSet(spec.read_first)
+        self._transient = PatternSet(spec.transient)
 
     @cached_property
     def decides_by_name(self) -> bool:
@@ -151,6 +155,9 @@ class Tree:
 
     def appended(self, path: bytes) -> bool:
         return self._append.matches(path, directory=False)
+
+    def transient(self, path: bytes) -> bool:
+        return self._transient.matches(path, directory=False)
 
     def read_first(self, path: bytes) -> bool:
         return self._read_first.matches(path, directory=False)

@@ -121,7 +121,7 @@ def _account(name: str, before: Account, after: Account, read: tuple[str, ...]) 
 def _dav(name: str, before: Account, after: Account) -> Iterator[Difference]:
     for href in sorted(before.collections.keys() | after.collections.keys()):
         was, now = before.collections.get(href), after.collections.get(href)
-        if was != now:
+        if _lasting(was) != _lasting(now):
             yield Difference(name, href, 0, What.COLLECTION, _properties(was), _properties(now))
     for href in sorted(before.items.keys() | after.items.keys()):
         old, new = before.items.get(href), after.items.get(href)
@@ -192,6 +192,12 @@ def _flags(flags: tuple[str, ...]) -> str:
 
 def _count(account: Account, folder: str) -> int:
     return len(account.folders[folder].messages)
+
+
+def _lasting(properties: dict[str, str] | None) -> dict[str, str] | None:
+    """Without the ``tag`` (CTag): Radicale hashes the items in the order the directory gives them (storage/__init__.py,
+    ``BaseCollection.etag``), which any copy may change. A client then compares ETags, which are compared here too."""
+    return None if properties is None else {key: value for key, value in properties.items() if key != "tag"}
 
 
 def _properties(properties: dict[str, str] | None) -> str:

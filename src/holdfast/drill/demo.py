@@ -1,0 +1,468 @@
+"""``make demo``: one machine dies in the middle of its work, the other carries on, and the sums are checked.
+
+A lab of four machines: ``main`` has the mail, ``backup`` stands by, ``relay`` keeps the third copy of the log,
+``client`` is the users. In this order:
+
+1. Load on the *quiet* accounts, until it is done and settled; their mailboxes are witnessed, message by message.
+2. Load on all other accounts: SMTP deliveries, IMAP, CalDAV and CardDAV at once. In the middle of it the power of
+   ``main`` is cut: its processes die and what its disk had not synced is gone.
+3. ``holdfast takeover`` on ``backup``, as soon as it is not refused any more because main was just heard. The
+   clients go on against the same address.
+4. When the clients are done, everything acknowledged is compared with what is there; the quiet accounts with what was
+   witnessed.
+5. ``main`` comes back, rejoins, and ``verify --full`` compares it with backup. What lay in its mail queue is named.
+6. A planned switchover home, after which the queue's messages arrive.
+
+Exit status 0 only if what the report calls a promise held. ``KEEP=1`` leaves the lab up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+
+from holdfast.console.client import Client
+from holdfast.drill import report
+from holdfast.drill.checkers.exact_state import compare, consistent, resynchronised
+from holdfast.drill.checkers.exactly_once import exactly_once
+from holdfast.drill.checkers.facts import Probe, Protocol, Record
+from holdfast.drill.checkers.findings import Difference
+from holdfast.drill.checkers.in_time import outage_since
+from holdfast.drill.checkers.nothing_lost import Reach, explain, nothing_lost
+from holdfast.drill.checkers.reconcile import Verdict, reconcile
+from holdfast.drill.lab import mailhost
+from holdfast.drill.lab.lab import Lab
+from holdfast.drill.lab.mail_files import MailFormat
+from holdfast.drill.lab.spec import USUAL_MACHINES, LabError, LabSpec, MachineSpec
+from holdfast.drill.report import DrillResult, Row
+from holdfast.drill.site import ProtectedLab
+from holdfast.drill.timeline import timeline
+from holdfast.drill.workload import journal as journals
+from holdfast.drill.workload.net import Endpoint
+from holdfast.drill.workload.plan import (
+    Deliveries,
+    Groupware,
+    Login,
+    Meter,
+    Plan,
+    Service,
+    to_json,
+)
+from holdfast.drill.workload.plan import (
+    Mailboxes as MailboxLoad,
+)
+from holdfast.drill.workload.settle import settled
+from holdfast.drill.workload.witness import observe, resynchronise
+from holdfast.errors import ExitStatus, HoldfastError, Refused
+
+FOLDER: Final = Path("build/demo")
+ACCOUNTS: Final = 50
+QUIET_ACCOUNTS: Final = 20
+QUIET_MESSAGES: Final = 400
+BUSY_MESSAGES: Final = 600
+BUSY_RATE_PER_SECOND: Final = 40.0
+KILL_AFTER_MESSAGES: Final = 300
+SEED: Final = 20261122
+LOAD_SECONDS_MAX: Final = 180.0
+SAMPLE_SECONDS: Final = 0.1
+IN_TRANSIT_SECONDS: Final = 1.0
+"""From SMTP's 250 a message needs a moment through Postfix to the mailbox: the log can only have what got there."""
+TAKEOVER_SECONDS_MAX: Final = 2.0
+"""Promised: from the takeover order to the first login, and to the first message accepted."""
+SWITCHOVER_SECONDS_MAX: Final = 2.0
+LAG_MS_MAX: Final = 100.0
+MESSAGE_ID: Final = re.compile(rb"(?i)message-id:\s*(<[^>\r\n]{1,200}>)")
+
+
+class Demo:
+    """One run. Facts are collected in attributes, judged at the end."""
+
+    def __init__(self, console: Console, folder: Path, mail_format: MailFormat) -> None:
+        self.console = console
+        self.folder = folder
+        self.mail_format = mail_format
+        self.phases: dict[str, float] = {}
+        self.events: list[tuple[int, str, str, bool]] = []
+        self.spans: dict[str, tuple[int, int]] = {}
+        self.lags: list[tuple[int, float]] = []
+        self.notes: list[str] = []
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def phase(self, name: str, words: str) -> Iterator[None]:
+        """Say what begins, time it."""
+        began = time.monotonic_ns()
+        with self.console.status(words):
+            yield
+        seconds = (time.monotonic_ns() - began) / 1e9
+        self.phases[name] = round(seconds, 3)
+        self.spans[name] = (began, time.monotonic_ns())
+        self.console.print(f"[green]\u2713[/] {words} [dim]{seconds:.1f} s[/]")
+
+    def event(self, name: str, detail: str = "", *, strong: bool = False) -> int:
+        at = time.monotonic_ns()
+        self.events.append((at, name, detail, strong))
+        return at
+
+    # -- the lab -------------------------------------------------------------------------------------------------------
+
+    def set_up(self, name: str) -> None:
+        with self.phase("lab", "four machines, mail software on main, Holdfast on all"):
+            Lab.down(name)
+            machines = tuple(MachineSpec.parse(text) for text in USUAL_MACHINES)
+            self.lab = Lab.up(
+                LabSpec(name=name, machines=machines, domain="example.test", accounts=ACCOUNTS, seed="demo")
+            )
+            self.site = ProtectedLab(self.lab)
+            self.site.protect(mailhost.MailSettings(format=self.mail_format))
+            self.site.wait_role("main", "primary")
+        with self.phase("seed", "backup fetches its copy and follows"):
+            self.site.wait_role("backup", "standby")
+        logins = [Login(account.address, account.password) for account in self.lab.accounts]
+        self.quiet, self.busy, self.probe = logins[:QUIET_ACCOUNTS], logins[QUIET_ACCOUNTS:-1], logins[-1]
+        address = self.lab.state.service_ipv4
+        self.service = Service(
+            smtp=Endpoint(address, 25),
+            imap=Endpoint(address, 993, "implicit"),
+            dav=Endpoint(address, 5232),
+            sieve=Endpoint(address, 0),
+        )
+
+    def _agent(self, machine: str) -> Client:
+        return Client(self.lab.machine(machine).path("/run/holdfast/agent.sock"), seconds=60.0)
+
+    def _start_load(self, name: str, plan: Plan) -> tuple[Any, Path]:
+        """The workload as a process on the client machine; its journal, as this side sees it."""
+        client = self.lab.machine("client")
+        client.path(f"/root/{name}.json").write_text(to_json(plan))
+        argv = [sys.executable, "-m", "holdfast.drill.workload"]
+        argv += ["--plan", f"/root/{name}.json", "--journal", f"/root/{name}.jsonl"]
+        process = client.spawn(argv, attached=True, log=f"/var/log/{name}.log")
+        return process, client.path(f"/root/{name}.jsonl")
+
+    def _finish(self, process: Any, path: Path) -> list[Record]:
+        if process.wait(LOAD_SECONDS_MAX) != 0:
+            raise LabError(
+                "the workload failed", hint=f"See {path.with_suffix('.log')} in the client machine's /var/log."
+            )
+        return list(journals.read(path))
+
+    # -- the story -----------------------------------------------------------------------------------------------------
+
+    def quiet_load(self) -> None:
+        plan = Plan(
+            self.service,
+            tuple(self.quiet),
+            seed=SEED,
+            deliveries=Deliveries(messages=QUIET_MESSAGES, connections=4),
+            mailboxes=MailboxLoad(clients=2, operations=400),
+            groupware=Groupware(clients=1, operations=60),
+        )
+        with self.phase("quiet_load", f"{QUIET_MESSAGES} messages and 460 operations for {QUIET_ACCOUNTS} accounts"):
+            process, path = self._start_load("quiet", plan)
+            self.quiet_records = self._finish(process, path)
+        with self.phase("witness_before", "their mailboxes are witnessed, message by message"), self._client():
+            _, verdict = settled(self.service, self.quiet, self.quiet_records, seconds_max=30.0)
+            if not verdict.clean:
+                raise LabError("the mailboxes are wrong before anything was broken", hint=str(verdict)[:500])
+            self.before = observe(self.service, self.quiet)
+            self.site.settle("main", "backup")
+
+    @contextmanager
+    def _client(self) -> Iterator[None]:
+        with self.lab.machine("client").network():
+            yield
+
+    def busy_load_until_kill(self) -> None:
+        plan = Plan(
+            self.service,
+            tuple(self.busy),
+            seed=SEED + 1,
+            deliveries=Deliveries(messages=BUSY_MESSAGES, rate_per_second=BUSY_RATE_PER_SECOND, connections=8),
+            mailboxes=MailboxLoad(clients=4, operations=600, pause_seconds=0.02),
+            groupware=Groupware(clients=2, operations=120, pause_seconds=0.1),
+            meter=Meter(probe=self.probe),
+            stop_after_seconds=LOAD_SECONDS_MAX,
+        )
+        with self.phase("load", "traffic on all other accounts: SMTP, IMAP, CalDAV, CardDAV"):
+            agent = self._agent("backup")
+            agent.post("/lags/forget")
+            self.process, self.path = self._start_load("busy", plan)
+            while self._accepted() < KILL_AFTER_MESSAGES:
+                if self.process.poll() is not None:
+                    raise LabError("the workload ended before main was killed", hint="See /var/log/busy.log.")
+                view = _view(agent.get("/status"), "backup")
+                self.lags.append((time.monotonic_ns(), view["lag_ms_p99"]))
+                time.sleep(SAMPLE_SECONDS)
+            self.lag_ms_p99 = _view(agent.get("/status"), "backup")["lag_ms_p99"]
+        self.killed_ns = self.event("main dies", "power cut in the middle of the traffic", strong=True)
+        self.lab.machine("main").kill()
+        self.dead_ns = time.monotonic_ns()
+        self.console.print("[bold red]\u2717 the power of main is cut[/]")
+
+    def _accepted(self) -> int:
+        try:
+            return self.path.read_bytes().count(b'"acknowledged"')
+        except FileNotFoundError:
+            return 0
+
+    def take_over(self) -> None:
+        agent = self._agent("backup")
+        with self.phase("noticing", "main is still counted as alive until it was silent for 2 s"):
+            while agent.post("/plan/takeover")["refusals"]:
+                time.sleep(SAMPLE_SECONDS / 2)
+        with self.phase("takeover", "holdfast takeover on backup"):
+            self.ordered_ns = self.event("takeover ordered", "on backup")
+            self.outcome = agent.post("/takeover", why="main does not answer")
+        if not self.outcome["done"]:
+            raise LabError("the takeover failed", hint=self.outcome["failure"])
+        for step in self.outcome["steps"]:
+            self.phases[f"takeover_{step['name']}"] = round(step["seconds"], 3)
+        records = agent.get("/log?last=1000")
+        mine = [record for record in records if record["writer"] == "main" and record["kind"] == "changes"]
+        self.captured_at = mine[-1]["captured_at"]
+
+    def finish_load(self) -> None:
+        with self.phase("traffic_after", "the clients go on, against the same address"):
+            self.busy_records = self._finish(self.process, self.path)
+        with self.phase("witness_after", "everything acknowledged is compared with what is there"), self._client():
+            began = next(iter(self.busy_records))
+            assert hasattr(began, "real_ns")
+            safe_real_ns = int(self.captured_at * 1e9 - IN_TRANSIT_SECONDS * 1e9)
+            self.safe_real_ns = safe_real_ns
+            safe_ns = began.mono_ns + safe_real_ns - began.real_ns
+            everyone = [*self.busy, self.probe]
+            mailboxes, self.busy_verdict = settled(self.service, everyone, self.busy_records, seconds_max=15.0)
+            self.busy_mailboxes = mailboxes
+            self.after = observe(self.service, self.quiet)
+            self.quiet_verdict = reconcile(self.quiet_records, self.after)
+            self.told = resynchronise(self.service, self.quiet, self.before)
+            self.reach = Reach(safe_mono_ns=safe_ns, killed_mono_ns=self.dead_ns, queue_protected=False)
+
+    def bring_main_back(self) -> None:
+        with self.phase("rejoin", "main gets power again and rejoins as standby"):
+            self.lab.machine("main").start()
+            self.site.wait_role("main", "returned")
+            self.reach = msgspec.structs.replace(self.reach, queued=self._queue_of("main"))
+            self.site.order("main", "join", "--rejoin")
+            self.site.wait_role("main", "standby")
+        with self.phase("verify", "verify --full: main beside backup, every byte"):
+            self.site.settle("backup", "main")
+            self.verified = self.site.order("main", "verify", "--full")
+
+    def go_home(self) -> None:
+        """The machine with the queue is the primary again: what was accepted and had not arrived, arrives."""
+        with self.phase("switchover", "a planned switchover home: main is the primary again"):
+            outcome = self.site.order("main", "switchover", "--why", "home again")
+            if not outcome["done"]:
+                raise LabError("the switchover failed", hint=outcome["failure"])
+            self.switched_seconds = outcome["seconds"]
+        with self.phase("queue", "what lay in main's mail queue is delivered"), self._client():
+            everyone = [*self.busy, self.probe]
+            _, self.last_verdict = settled(self.service, everyone, self.busy_records, seconds_max=30.0)
+
+    def _queue_of(self, machine: str) -> frozenset[str]:
+        """Message-IDs of what waits in the machine's mail queue: accepted, not yet in a mailbox."""
+        found: set[str] = set()
+        for name in ("incoming", "active", "deferred", "maildrop"):
+            folder = self.lab.machine(machine).path("/var/spool/postfix") / name
+            for path in folder.rglob("*") if folder.is_dir() else ():
+                if path.is_file():
+                    found.update(
+                        each.decode("ascii", "replace").strip("<>") for each in MESSAGE_ID.findall(path.read_bytes())
+                    )
+        return frozenset(found)
+
+    # -- the verdict ---------------------------------------------------------------------------------------------------
+
+    def result(self) -> DrillResult:
+        probes = [record for record in self.busy_records if isinstance(record, Probe)]
+        outages = [outage_since(probes, protocol, self.killed_ns) for protocol in (Protocol.IMAP, Protocol.DELIVERY)]
+        after_order = max(((o.until_mono_ns - self.ordered_ns) / 1e9 for o in outages if o.until_mono_ns), default=None)
+        whole_outage = max(outage.seconds for outage in outages)
+        lost = explain([*self.quiet_verdict.lost, *self.busy_verdict.lost], self.reach)
+        broken = nothing_lost([*self.quiet_verdict.lost, *self.busy_verdict.lost], self.reach)
+        doubles = [*self.quiet_verdict.duplicates, *self.busy_verdict.duplicates]
+        unexplained = exactly_once(doubles, allow_explained=True)
+        exact = [
+            *compare(self.before, self.after),
+            *resynchronised(self.before, self.told, self.after),
+            *consistent(self.busy_mailboxes),
+            *self.quiet_verdict.state_differences,
+        ]
+        late, early = self._split(self.busy_verdict.state_differences)
+        exact += early
+        accepted = self.quiet_verdict.accepted + self.busy_verdict.accepted
+        present = self.quiet_verdict.present + self.busy_verdict.present
+        excused = [message for message in lost if message.excused]
+        gone = {(message.account, message.message_id) for message in self.last_verdict.lost}
+        rows = [
+            Row("lost although captured", "0", str(len(broken)), not broken),
+            Row("not in a mailbox after the takeover", "named", f"{len(excused)} named", True),
+            Row("of those, arrived from main's queue later", "", str(len(excused) - len(gone))),
+            Row("messages doubled", "0", str(len(unexplained)), not unexplained),
+            Row(f"mailbox state of {QUIET_ACCOUNTS} accounts", "equal", _count(exact, "difference"), not exact),
+            Row(
+                "takeover to first login and delivery",
+                f"<= {TAKEOVER_SECONDS_MAX:g} s",
+                "never" if after_order is None else f"{after_order:.2f} s",
+                after_order is not None and after_order <= TAKEOVER_SECONDS_MAX,
+            ),
+            Row("kill to first login and delivery", "", f"{whole_outage:.2f} s"),
+            Row(
+                "captured to applied, p99",
+                f"<= {LAG_MS_MAX:g} ms",
+                f"{self.lag_ms_p99:.0f} ms",
+                0 <= self.lag_ms_p99 <= LAG_MS_MAX,
+            ),
+            Row(
+                "switchover home",
+                "<= 2 s",
+                f"{self.switched_seconds:.2f} s",
+                self.switched_seconds <= SWITCHOVER_SECONDS_MAX,
+            ),
+            Row(
+                "main after rejoin, beside backup",
+                "equal",
+                _count(self.verified["remaining"], "difference"),
+                not self.verified["remaining"],
+            ),
+        ]
+        self.notes += [f"Acknowledged within a second of the kill, and not visible after it: {item}" for item in late]
+        focus = (self.killed_ns - int(2e9), self.killed_ns + int(max(whole_outage, 1.0) * 1e9) + int(2e9))
+        made = timeline(self.busy_records, lag_ms=self.lags, spans=self._spans(), events=self.events, outages=outages)
+        zero = next(iter(self.busy_records)).mono_ns
+        made.focus = (max((focus[0] - zero) / 1e9, 0.0), (focus[1] - zero) / 1e9)
+        return DrillResult(
+            title="One machine dies, the other carries on",
+            accepted=accepted,
+            present=present,
+            lost=len(lost),
+            duplicates=len(doubles),
+            state_differences=len(exact),
+            outage_seconds=report.finite(whole_outage),
+            lag_ms_p99=round(self.lag_ms_p99, 1),
+            phases=self.phases,
+            rows=rows,
+            timeline=made,
+            outages={outage.protocol.value: report.finite(outage.seconds) for outage in outages},
+            accepted_by_kind=_summed(self.quiet_verdict, self.busy_verdict),
+            lost_messages=lost,
+            duplicate_messages=doubles,
+            differences=[*broken, *unexplained, *exact],
+            figures={
+                "missing_in_the_end": len(gone),
+                "switchover_seconds": round(self.switched_seconds, 3),
+                "mail_format": self.mail_format,
+                "takeover_to_service_seconds": -1.0 if after_order is None else round(after_order, 3),
+                "acknowledged_operations": self.quiet_verdict.acknowledged_operations
+                + self.busy_verdict.acknowledged_operations,
+                "verified_files": self.verified["files"],
+            },
+            notes=self.notes,
+            seed=SEED,
+            began_real_ns=next(iter(self.quiet_records)).real_ns,
+        )
+
+    def _spans(self) -> dict[str, tuple[int, int]]:
+        wanted = ("load", "noticing", "takeover", "traffic_after")
+        return {name: span for name, span in self.spans.items() if name in wanted}
+
+    def _split(self, found: list[Difference]) -> tuple[list[Difference], list[Difference]]:
+        """State differences of operations acknowledged too late to be captured, and all others."""
+        late: list[Difference] = []
+        early: list[Difference] = []
+        for difference in found:
+            (late if self._acknowledged_late(difference.note) else early).append(difference)
+        return late, early
+
+    def _acknowledged_late(self, note: str) -> bool:
+        times = re.findall(r"(\d\d):(\d\d):(\d\d)\.(\d{3}) UTC", note)
+        if not times:
+            return False
+        day = datetime.fromtimestamp(self.safe_real_ns / 1e9, UTC)
+        hour, minute, second, milli = map(int, times[-1])
+        at = day.replace(hour=hour, minute=minute, second=second, microsecond=milli * 1000)
+        killed_ns = self.safe_real_ns + int((IN_TRANSIT_SECONDS + 1.0) * 1e9)
+        return self.safe_real_ns <= at.timestamp() * 1e9 <= killed_ns
+
+
+def _view(facts: dict[str, Any], machine: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(view for view in facts["machines"] if view["name"] == machine)
+    return found
+
+
+def _count(found: list[Difference] | int, noun: str) -> str:
+    count = found if isinstance(found, int) else len(found)
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _summed(*verdicts: Verdict) -> dict[str, int]:
+    kinds: dict[str, int] = {}
+    for verdict in verdicts:
+        for kind, count in verdict.accepted_by_kind.items():
+            kinds[kind] = kinds.get(kind, 0) + count
+    return kinds
+
+
+def run(console: Console, folder: Path, mail_format: MailFormat, *, keep: bool) -> ExitStatus:
+    """The whole demo; its exit status."""
+    demo = Demo(console, folder, mail_format)
+    name = "demo"
+    try:
+        demo.set_up(name)
+        demo.quiet_load()
+        demo.busy_load_until_kill()
+        demo.take_over()
+        demo.finish_load()
+        demo.bring_main_back()
+        demo.go_home()
+        result = demo.result()
+        data, page = report.write(result, folder)
+        console.print()
+        report.show(result, console)
+        console.print(f"\n{data}\n{page}")
+        return ExitStatus.DONE if result.held else ExitStatus.DIFFERENCES
+    finally:
+        if keep:
+            console.print(
+                f"\nThe lab {name!r} is still up (KEEP=1). Look around:\n"
+                f"  .venv/bin/holdfast lab status --lab {name}\n"
+                f"  .venv/bin/holdfast lab exec --lab {name} backup -- holdfast status\n"
+                f"  .venv/bin/holdfast lab exec --lab {name} main -- holdfast history\n"
+                f"  .venv/bin/holdfast lab down --lab {name}"
+            )
+        else:
+            Lab.down(name)
+
+
+def main() -> int:
+    """``python -m holdfast.drill.demo [maildir|sdbox|mdbox]``."""
+    console = Console(highlight=False)
+    chosen: Any = sys.argv[1] if len(sys.argv) > 1 else "maildir"
+    if chosen not in ("maildir", "sdbox", "mdbox"):
+        console.print(f"unknown mailbox format {chosen!r}: maildir, sdbox or mdbox")
+        return ExitStatus.USAGE
+    try:
+        return run(console, FOLDER, chosen, keep=os.environ.get("KEEP") == "1")
+    except Refused as error:
+        console.print(f"[bold red]refused[/]: {error}", markup=True)
+        return error.exit_status
+    except HoldfastError as error:
+        console.print(f"[bold red]failed[/]: {error}")
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

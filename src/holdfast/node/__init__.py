@@ -1,0 +1,25 @@
+"""The node: one machine's part in the site.
+
+*What decides.* ``roles`` is a pure table: from facts (the log's last record, what this machine remembers) to a role
+*What decides.* ``roles`` is a pure table: from facts (the log's last record, this machine's memory) to a role with a
+each as a ``plan`` that is shown, executed and written into the ``history``.
+
+*The pumps.* ``capture`` (primary): watcher -> frames -> log. ``follow`` (standby): log -> frames -> applier. Both keep
+the tree index committed only at positions the log really has. ``primary``, ``standby`` and ``seeding`` are the parts
+that run in those roles; ``keeping`` trims the log, ``scrub`` compares contents in the background, ``errands`` runs
+command outputs and writes the software manifest, ``returned`` names what a replaced primary has and the log has not.
+
+*Between machines.* ``beats``: four times a second, what each says of itself. ``asks``: sealed orders and small answers.
+``peer``: listings and contents, verify. ``enrol``: how machines become a site.
+
+*Towards people.* ``control`` (HTTP on a socket), ``status``, ``metrics``.
+
+*What is stored.* ``node.json`` (``local``), ``history.jsonl``, ``index.db``, ``aside/``, all in the state directory.
+
+*Invariants.* A machine serves as primary only after its promotion is in the log and ``served_epoch`` on its disk. When
+it learns of another's promotion it stops serving before it does anything else. An acknowledgement of the log comes
+before the index commit that relies on it.
+
+*Not promised here.* Noticing a failure and acting on it without a person; that an isolated primary stops serving before
+it hears of the promotion.
+"""

@@ -1,0 +1,105 @@
+"""What a returned primary holds that the log never got: named before it is moved aside.
+
+Its tree index stands at its last commit; its own records after that are read again, up to the other machine's
+promotion. What the trees then differ in is what it did unseen: captured by nobody. The list is written to
+``rejoin-<when>.json`` in the state directory; the seed that follows keeps the things themselves aside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from holdfast.changes.change import KIND_NAMES, Link, Rename, SetMeta
+from holdfast.changes.frame import follow_chain, open_frame
+from holdfast.errors import HoldfastError
+from holdfast.files import write_once
+from holdfast.log.port import Log
+from holdfast.node.world import World
+from holdfast.trees.index import Index
+from holdfast.trees.replay import Replay
+from holdfast.trees.spec import Tree
+from holdfast.watch.watcher import Watcher
+
+LISTED_MAX: Final = 100_000
+NAMED_MAX: Final = 20
+"""In the history; the file has all up to LISTED_MAX."""
+
+
+class Unlogged(Struct, frozen=True):
+    """One change that only this machine has. *path* with backslash escapes where it is no UTF-8."""
+
+    kind: str
+    tree: str
+    path: str
+    to: str = ""
+
+
+async def report_unlogged(world: World, index: Index, log: Log) -> Path | None:
+    """Write the list; None when it cannot be told (the log was trimmed or replaced since), with the reason in history.
+
+    The index is as before afterwards.
+    """
+    try:
+        await _read_own_records(world, index, log)
+        found, more = await asyncio.to_thread(_differences, world, index)
+    except (HoldfastError, OSError) as error:
+        world.history.record("what only this machine has cannot be told from the log", str(error))
+        return None
+    finally:
+        index.rollback()
+    when = datetime.fromtimestamp(world.clocks.wall_seconds()).strftime("%Y-%m-%dT%H-%M-%S")
+    path = world.settings.state / f"rejoin-{when}.json"
+    write_once(path, msgspec.json.format(msgspec.json.encode({"unlogged": found, "more": more})), 0o600)
+    named = [f"{change.kind} {change.tree}/{change.path}" for change in found[:NAMED_MAX]]
+    world.history.record(
+        f"this machine holds {len(found) + more} changes that the log never got", f"all in {path}", first=named
+    )
+    return path
+
+
+async def _read_own_records(world: World, index: Index, log: Log) -> None:
+    chain, epoch = index.chain, index.epoch
+    last = (await log.state()).last
+    replay = Replay(index, world.owners)
+    if chain.sequence >= last:
+        return
+    async for record in log.follow(chain.sequence):
+        frame = open_frame(record.payload, world.segment_key())
+        if frame.header.epoch != epoch:
+            return
+        chain = follow_chain(chain, record.payload, frame.header)
+        for change in frame.changes:
+            replay.apply(change)
+        if chain.sequence >= last:
+            return
+
+
+def _differences(world: World, index: Index) -> tuple[list[Unlogged], int]:
+    trees = [Tree(spec) for spec in world.local.state.trees]
+    watcher = Watcher(index, trees, world.owners)
+    found: list[Unlogged] = []
+    more = 0
+    try:
+        parts = watcher.scan(lambda progress: None, doubt_since_ns=world.local.state.doubt_since_ns or None)
+        for part in parts:
+            for change in part.changes:
+                if isinstance(change, SetMeta):
+                    continue
+                if len(found) >= LISTED_MAX:
+                    more += 1
+                    continue
+                to = _printable(change.to) if isinstance(change, Rename | Link) else ""
+                found.append(Unlogged(KIND_NAMES[type(change)], change.tree, _printable(change.path), to))
+    finally:
+        watcher.stop()
+    return found, more
+
+
+def _printable(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
