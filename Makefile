@@ -27,7 +27,7 @@ test: setup check  ## all checks and tests, the real mail software included
 bench: bench-scan bench-log bench-delivery  ## every speed claim, beside a peer, in one run each
 
 bench-delivery: setup  ## deliveries: bare Dovecot, Dovecot's replicator, Holdfast
-	@$(PYTHON) bench/delivery.py
+	@$(PYTHON) -m bench.delivery $(ARGUMENTS)
 
 bench-scan: setup  ## a scan beside rsync
 	@$(PYTHON) bench/scan.py
