@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ import pytest
 
 from holdfast.apply.recovery import RecoveryReport
 from tests.apply.disk import Disk, in_own_namespace
-from tests.apply.model import LogRecord, LogWriter, Model, Op, index_agrees, picture_of, read_log
+from tests.apply.model import LogRecord, LogWriter, Model, Op, index_agrees, picture_of
 from tests.apply.standby import Standby
 from tests.apply.test_crashes import Pictures, batches
 
@@ -80,23 +79,6 @@ def test_a_disk_that_lost_what_it_had_promised_is_named(tmp_path: Path) -> None:
         assert len(differing) == 2
 
 
-_APPLY = """
-import sys, tests.apply.test_power_cut as t
-t.apply_all(sys.argv[1])
-"""
-
-
-def apply_all(folder: str) -> None:
-    """The process that is killed: applies a log to a standby made before."""
-    log = read_log(msgspec.msgpack.decode((Path(folder) / "log").read_bytes(), type=list[bytes]))
-    standby = Standby(Path(folder))
-    print("ready", flush=True)
-    for number, record in enumerate(log[standby.applier.chain.sequence :]):
-        standby.applier.apply(*record)
-        if number % 30 == 29:
-            standby.applier.make_durable()
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_a_process_killed_anywhere_ends_with_equal_trees(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -105,21 +87,22 @@ def test_a_process_killed_anywhere_ends_with_equal_trees(tmp_path: Path, seed: i
     (tmp_path / "log").write_bytes(msgspec.msgpack.encode(writer.raw))
     standby = Standby(tmp_path)
     standby.stop()
-    killed = 0
     for _ in range(4):
         process = subprocess.Popen(
-            [sys.executable, "-c", _APPLY, str(tmp_path), str(seed)],
+            [sys.executable, "-m", "tests.apply.applying", str(tmp_path)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
         )
+        assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(chance.uniform(0.01, 0.25))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        for _ in range(chance.randrange(1, 100)):
+            if int(process.stdout.readline()) == len(log):
+                break
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process.stdin.close()
         process.stdout.close()
-    assert killed
     standby.start()
     with standby:
         assert isinstance(standby.report, RecoveryReport)
