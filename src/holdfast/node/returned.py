@@ -58,7 +58,7 @@ async def report_unlogged(world: World, index: Index, log: Log) -> Path | None:
     write_once(path, msgspec.json.format(msgspec.json.encode({"unlogged": found, "more": more})), 0o600)
     named = [f"{change.kind} {change.tree}/{change.path}" for change in found[:NAMED_MAX]]
     world.history.record(
-        f"this machine holds {len(found) + more} changes that the log never got", f"all in {path}", first=named
+        f"this machine differs from what it had logged in {len(found) + more} places", f"all in {path}", first=named
     )
     return path
 
