@@ -32,15 +32,15 @@ from itertools import count
 from typing import Final, NamedTuple
 
 from holdfast.apply.aside import Aside, Kept
+from holdfast.apply.compare import content_of, difference
 from holdfast.apply.content import Described, describe_link, describe_new
 from holdfast.apply.divergence import Oddity
 from holdfast.apply.place import Place, world_error
 from holdfast.apply.steps import describe_directory
-from holdfast.changes.digest import BLOCK_BYTES, block_digest
 from holdfast.errors import Refused
 from holdfast.trees.index import Index, Node, NodeKind
 from holdfast.trees.spec import RESERVED_NAME, Tree
-from holdfast.trees.stat import Observed, observed, pack_xattrs, read_xattrs, unpack_xattrs
+from holdfast.trees.stat import Observed, observed, unpack_xattrs
 
 UNDO: Final = RESERVED_NAME + b"/undo"
 DIFFERENCES_MAX: Final = 200_000
@@ -361,50 +361,10 @@ class _Undo:
                     self._strangers.append((out, out, NodeKind(node.kind)))
         for out, origin, kind in self._strangers:
             self.unknown += 1
-            size, content = _content(self._place, out, kind)
+            size, content = content_of(self._place, out, kind)
             kept = aside.take(self._place, self._tree.name, out, _UNKNOWN, origin=origin)
             if kind != NodeKind.DIRECTORY:
                 self._recovered.hold(size, content, self._place, kept)
-
-
-def difference(place: Place, path: bytes, node: Node) -> str:
-    """How what stands at *path* differs from *node*; empty when it does not. Reads the whole content of a file."""
-    status = place.status(path)
-    seen = None if status is None else observed(status)
-    if seen is None:
-        return "missing"
-    if seen.kind != node.kind:
-        return "another kind of thing"
-    if (seen.mode, seen.uid, seen.gid) != (node.mode, node.uid, node.gid) and seen.kind != NodeKind.SYMLINK:
-        return "mode or owner"
-    if seen.kind == NodeKind.DIRECTORY:
-        return ""
-    if seen.size != node.size:
-        return "size"
-    if _content(place, path, seen.kind)[1] != node.content:
-        return "content"
-    directory, name = place.parent(path)
-    if pack_xattrs(read_xattrs(b"/proc/self/fd/%d/%s" % (directory, name))) != node.xattrs:
-        return "extended attributes"
-    return "" if seen.mtime_ns == node.mtime_ns else "modification time"
-
-
-def _content(place: Place, path: bytes, kind: NodeKind) -> tuple[int, bytes]:
-    """Size and content of something, as a node has them."""
-    if kind == NodeKind.DIRECTORY:
-        return 0, b""
-    if kind == NodeKind.SYMLINK:
-        directory, name = place.parent(path)
-        return 0, os.readlink(name, dir_fd=directory)
-    fd = place.open(path, os.O_RDONLY)
-    try:
-        size, digests = 0, []
-        while block := os.pread(fd, BLOCK_BYTES, size):
-            digests.append(block_digest(block))
-            size += len(block)
-        return size, b"".join(digests)
-    finally:
-        os.close(fd)
 
 
 def _untouched(seen: Observed, node: Node) -> bool:
