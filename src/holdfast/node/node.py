@@ -20,6 +20,7 @@ from holdfast.changes.frame import Chain, Frame, Promotion, chain_start, read_he
 from holdfast.changes.names import Epoch, MachineName
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced, Log
+from holdfast.mail.packages import Severity
 from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
 from holdfast.node.local import trees_digest
@@ -56,6 +57,8 @@ class Node:
         self.standby: Standby | None = None
         self.seeding: Seeding | None = None
         self.leader = ""
+        self.software: tuple[str, ...] = ()
+        """In what this standby's programs differ from the primary's, where it matters to mail."""
         self.busy = asyncio.Lock()
         """Held by whatever changes the role."""
         self.beats = Beats(world.bus, settings.segment_name, settings.machine_name, self.beat, world.clocks.monotonic)
@@ -244,6 +247,11 @@ class Node:
             self._index.close()
             self._index = None
 
+    async def _compare_software(self) -> None:
+        """What is installed here beside the primary's manifest, as copied: a takeover must not meet it first."""
+        differences = await self.world.serving.mail.software_differences()
+        self.software = tuple(d.words for d in differences or () if d.severity > Severity.NOTE)
+
     async def _end_standby(self, *, to_promote: bool = False) -> Chain:
         assert self.standby is not None
         chain = await self.standby.end(to_promote=to_promote)
@@ -340,6 +348,7 @@ class Node:
             self.world.serving.look_again()
             for sentence in await self.world.serving.warm():
                 self.world.history.record("standby prepared", sentence)
+            await self._compare_software()
         except HoldfastError as error:
             self.world.history.record("the mail software could not be prepared", error.message)
 

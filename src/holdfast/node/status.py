@@ -230,7 +230,10 @@ def _held(node: Node) -> tuple[int, int, str]:
     if index is None:
         return 0, 0, ""
     totals = index.totals()
-    watching = node.primary.watcher.status().source if node.primary is not None else ""
+    watching = ""
+    if node.primary is not None:
+        watcher = node.primary.watcher.status()
+        watching = watcher.source + (f" ({watcher.source_note})" if watcher.source_note else "")
     return totals.files, totals.bytes, watching
 
 
@@ -291,6 +294,10 @@ def _own_warnings(node: Node) -> list[Warned]:
         elif now - local.verified_at > VERIFY_AGE_SECONDS_MAX:
             age = "was never" if not local.verified_at else "was not for over a week"
             warned.append(Warned(f"this copy {age} compared with the primary", "Run `holdfast verify`."))
+    if node.role is Role.STANDBY and node.software:
+        count = len(node.software)
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        warned.append(Warned(f"software differs from the primary's: {node.software[0]}{more}", "Install the same."))
     if node.standby is not None and node.standby.follow.blocked_because:
         warned.append(Warned(node.standby.follow.blocked_because, "Free space: applying goes on by itself."))
     if node.primary is not None:
