@@ -188,6 +188,42 @@ def test_a_clean_stop_is_good_once(standby: Standby, log: LogWriter) -> None:
     assert standby.report.needed
 
 
+def test_a_stop_before_a_recovery_is_settled_is_durable_and_recovers_again(standby: Standby, log: LogWriter) -> None:
+    first, second = log.changes([put(b"a")]), log.changes([put(b"b")])
+    standby.applier.apply(*first)
+    standby.crash()
+    standby.start()
+    assert standby.report.unknown == 1
+    standby.applier.apply(*first)
+    (standby.root / "foreign").write_text("x")
+    standby.applier.apply(*second)
+    standby.crash()
+    standby.start()
+    standby.follow([first, second])
+    standby.stop()
+    standby.start()
+    assert standby.applier.durable == second.chain.position
+    assert standby.report.needed
+    assert set(picture_of(standby.root)) == {b"a", b"b"}
+
+
+def test_a_batch_given_up_for_a_promotion_counts_as_it_stands(standby: Standby, log: LogWriter) -> None:
+    do(standby, log, put(b"known", b"0123456789"))
+    parts: list[Change] = [
+        put(b"whole"),
+        Patch(TREE, b"known", 10, META, b"", (Extent(0, b"xx"),), 0, True),
+        Put(TREE, b"big", 3, META, b"", (Extent(0, b"abc"),), True),
+    ]
+    record = log.changes(parts, more=True)
+    standby.applier.apply(*record)
+    standby.applier.give_up_batch()
+    assert standby.applier.make_durable() == record.chain.position
+    node = standby.index.at(TREE, b"known")
+    assert node is not None
+    assert (node.mtime_ns, node.ctime_ns) == (0, 0), "the scan of the new primary reads it"
+    assert set(picture_of(standby.root)) == {b"known", b"whole"}
+
+
 def test_a_root_that_is_not_the_one_is_refused(standby: Standby, log: LogWriter) -> None:
     """An unmounted filesystem is no reason to take the index for wrong, nor to write on the mount point."""
     do(standby, log, put(b"a"))

@@ -76,6 +76,11 @@ class Applier:
         return self._whole and not self._touched
 
     @property
+    def unsettled(self) -> bool:
+        """Whether a recovery left something open: :meth:`settle` is due once the log was applied to its end."""
+        return self._recovered is not None
+
+    @property
     def steps(self) -> Steps:
         """For its ``oddities`` and ``unfinished``."""
         return self._steps
@@ -250,10 +255,12 @@ class Applier:
         self._whole = True
 
     def close(self, *, clean: bool = True) -> None:
-        """Stop. With *clean*, everything is made durable and the next start need not recover. Closes the index too."""
-        if clean and self._sound and self.whole and self._recovered is None:
+        """Stop. With *clean*, everything is made durable and the next start need not recover, unless what the last
+        recovery found is not settled yet. Closes the index too."""
+        if clean and self._sound and self.whole:
             self.make_durable()
-            write_once(self._marker, _marker_text(self._durable))
+            if self._recovered is None:
+                write_once(self._marker, _marker_text(self._durable))
         self._steps.drop()
         for place in self._places.values():
             place.close()
