@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from holdfast import __version__
-from holdfast.errors import ExitStatus, HoldfastError
+from holdfast.errors import ExitStatus, HoldfastError, Refused
 
 
 class _Group(click.Group):
@@ -99,14 +99,18 @@ def _parse_machine(text: str) -> tuple[str, str, str]:
 @click.option(
     "--mail",
     "mail_lines",
-    default="",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
-    help="Lines for the [mail] table, when discovery needs help.",
+    help="Lines for the [mail] table: the account of the probes, or where discovery needs help.",
 )
 @_json
 def init(
-    site: str, machines: tuple[str, ...], addresses: tuple[str, ...], interface: str, mail_lines: str, as_json: bool
+    site: str,
+    machines: tuple[str, ...],
+    addresses: tuple[str, ...],
+    interface: str,
+    mail_lines: str | None,
+    as_json: bool,
 ) -> None:
     """Make this machine the first of a site.
 
@@ -423,17 +427,29 @@ def trust_renew(as_json: bool) -> None:
 @trust.command("rotate")
 @click.argument("step", type=click.Choice(["begin", "switch", "finish"]))
 def trust_rotate(step: str) -> None:
-    """Replace the authority itself, in three steps; `holdfast trust renew` and joins after each of the first two.
+    """Replace the authority itself, in three steps; after each: `holdfast trust renew`, joins, agents restarted.
+
+    On the machine where `holdfast init` ran.
 
     \b
     begin    make a new authority; both are trusted, the old one signs
     switch   the new one signs, both are trusted
     finish   the old one is trusted no more
+
+    \b
+    Example:
+      holdfast trust rotate begin
     """
     from holdfast.log.trust import Authority
     from holdfast.node.enrol import Folder
 
-    authority = Authority(Folder().authority)
+    folder = Folder().authority
+    if not (folder / "ca.key").exists():
+        raise Refused(
+            f"{folder} is not on this machine",
+            hint="Run this on the machine where `holdfast init` ran, or bring that folder here from your safe.",
+        )
+    authority = Authority(folder)
     {"begin": authority.rotate, "switch": authority.sign_with_new, "finish": authority.retire}[step]()
     if step == "finish":
         click.echo("Now `holdfast trust renew` once more, so that every machine forgets the old authority.")
@@ -463,7 +479,7 @@ def release(config: str) -> None:
 
     \b
     Example (in the systemd unit):
-      ExecStopPost=/usr/bin/holdfast release
+      ExecStopPost=/opt/holdfast/bin/holdfast release
     """
     _become_agent("release", config)
 
