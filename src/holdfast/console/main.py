@@ -44,6 +44,9 @@ class _Group(click.Group):
         except HoldfastError as error:
             click.echo(f"holdfast: {error}", err=True)
             ctx.exit(int(getattr(error, "status", error.exit_status)))
+        except PermissionError as error:
+            click.echo(f"holdfast: {error.filename}: {error.strerror}\n  Run the command as root.", err=True)
+            ctx.exit(int(ExitStatus.ENVIRONMENT))
 
 
 def _short(group: click.Group, name: str) -> str:
@@ -142,9 +145,13 @@ def init(
     for name, bundle in bundles.items():
         click.echo(f"\nOn {name}: copy {bundle['bundle']} there, then")
         click.echo(f"  holdfast join {name}.join --code {bundle['code']}")
+    if bundles:
+        click.echo(
+            "\nThe bundles hold private keys, sealed with their codes: "
+            "send file and code by different ways, delete both."
+        )
     click.echo(
-        "\nThe bundles hold private keys, sealed with their codes: send file and code by different ways, delete both."
-        f"\nKeep a copy of {folder.authority} and {folder.segment_key} in a safe."
+        f"Keep a copy of {folder.authority} and {folder.segment_key} in a safe."
         "\nThen start the agents: systemctl enable --now holdfast"
     )
 
