@@ -61,11 +61,9 @@ class Mirror:
         at = self._at(change.path)
         match change:
             case Put():
-                staged = at + b".part" if len(at.rpartition(b"/")[2]) < 250 else at
                 with open(self.root + b".part", "wb") as file:
                     _write(file.fileno(), change)
-                assert not os.path.isdir(at), f"put over a directory: {change.path!r}"
-                del staged
+                assert os.path.islink(at) or not os.path.isdir(at), f"put over a directory: {change.path!r}"
                 if change.more:
                     self._parts[change.path] = self.root + b".part"
                 else:
@@ -209,7 +207,7 @@ class Ground:
         self.spec = spec or TreeSpec("store", str(self.root), exclude=EXCLUDE, append=APPEND, read_first=READ_FIRST)
         self.tree = Tree(self.spec)
         self.sources = sources
-        self.limits = limits or Limits(settle_seconds=0.0, retry_seconds=0.0)
+        self.limits = limits or Limits(settle_seconds=0.0, retry_seconds=0.0, limbo_seconds=0.005)
         self.mirror = Mirror(base / "mirror")
         self.index = Index.open(base / "index.db")
         self.sequence = 0

@@ -19,6 +19,7 @@ from tests.watch.ground import Ground
 
 SMALL = Limits(
     settle_seconds=0.0,
+    limbo_seconds=0.0,
     retry_seconds=0.0,
     piece_bytes=128 * 1024,
     frame_content_bytes=4096,
@@ -199,8 +200,7 @@ class Anything(RuleBasedStateMachine):
         """Events are lost."""
         assert self.ground is not None
         self.ground.watcher._drain()
-        self.ground.watcher._dirty.raw.clear()
-        self.ground.watcher._dirty.overflowed = True
+        self.ground.watcher._dirty.overflow()
 
     @rule()
     def check(self) -> None:

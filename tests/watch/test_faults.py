@@ -86,8 +86,7 @@ def test_lost_events_end_in_a_scan(ground: Ground) -> None:
     os.rename(ground.root / "b", ground.root / "moved")
     (ground.root / "c").unlink()
     ground.watcher._drain()
-    ground.watcher._dirty.raw.clear()
-    ground.watcher._dirty.overflowed = True
+    ground.watcher._dirty.overflow()
     changes = ground.collect()
     assert ground.watcher.status().overflows == before + 1
     assert sorted(kinds(changes)) == ["Patch", "Remove", "Rename"]

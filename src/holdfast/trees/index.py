@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 _COLUMNS: Final = "id, kind, handle, ino, mode, uid, gid, size, mtime_ns, ctime_ns, content, xattrs"
-_INSERT: Final = f"INSERT INTO node({_COLUMNS}) VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = f"INSERT INTO node({_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS: Final = (
     "SELECT entry.name, node.id, kind, ino, size, mtime_ns, ctime_ns "
     "FROM entry JOIN node ON node.id = entry.node WHERE parent = ? ORDER BY entry.name"
@@ -259,6 +259,7 @@ class Index(IndexReader):
         super().__init__(connection)
         self.file = file
         self._totals = list(super().totals())
+        self._next_id: int = self._execute("SELECT coalesce(max(id), 0) + 1 FROM node").fetchone()[0]
         self._looked_up: dict[tuple[int, bytes], Node | None] = {}
         """What :meth:`child` found since the last change: to make one change, the same place is asked for thrice."""
         self._execute("BEGIN IMMEDIATE")
@@ -358,15 +359,20 @@ class Index(IndexReader):
         return Totals(*self._totals)
 
     def add(self, node: Node) -> int:
-        """Insert *node* (its id is ignored); the new id. A node that had its handle loses it: the kernel reused it."""
+        """Insert *node* (its id is ignored); the new id. A node that had its handle loses it: the kernel reused it.
+
+        Ids do not come again while the index is open, whatever is deleted or rolled back.
+        """
         self._looked_up.clear()
+        node_id = self._next_id
+        self._next_id += 1
         try:
-            self._execute(_INSERT, node[1:])
+            self._execute(_INSERT, (node_id, *node[1:]))
         except apsw.ConstraintError:
             self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (node.handle,))
-            self._execute(_INSERT, node[1:])
+            self._execute(_INSERT, (node_id, *node[1:]))
         self._count(node.kind, 1, node.size)
-        return self._connection.last_insert_rowid()
+        return node_id
 
     def update(self, old: Node, new: Node) -> None:
         """The node ``old.id`` is as *new* says (same id and kind)."""

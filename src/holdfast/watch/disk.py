@@ -349,20 +349,27 @@ class Disk:
         directory counts as one."""
         if node.handle is None:
             return 0
+        links = self._links_of(node.handle)
+        return min(links, 1) if node.kind == NodeKind.DIRECTORY else links
+
+    def exists(self, handle: bytes) -> bool:
+        """Whether what *handle* names has a name anywhere."""
+        return self._links_of(handle) > 0
+
+    def _links_of(self, handle: bytes) -> int:
         if not self.opens_handles:
             return LINKS_UNKNOWN
-        root = self._by_tag.get(node.handle[:TAG_BYTES])
+        root = self._by_tag.get(handle[:TAG_BYTES])
         if root is None:
             return 0
         try:
-            fd = open_handle(root.fd, node.handle, os.O_PATH)
+            fd = open_handle(root.fd, handle, os.O_PATH)
         except OSError:
             return LINKS_UNKNOWN
         if fd is None:
             return 0
         try:
-            links = os.fstat(fd).st_nlink
-            return min(links, 1) if node.kind == NodeKind.DIRECTORY else links
+            return os.fstat(fd).st_nlink
         finally:
             os.close(fd)
 

@@ -93,10 +93,14 @@ class Fanotify:
                     raw[key] = raw.get(key, 0) | mask
                 at += length
             if into.overflowed or len(raw) > entries_max:
-                into.overflowed = True
-                raw.clear()
+                into.overflow()
 
-    def hints(self, raw: bytes, mask: int) -> Iterator[Hint]:
+    def hints(self, dirty: DirtySet) -> Iterator[Hint]:
+        for raw, mask in dirty.raw.items():
+            yield from self._hints(raw, mask)
+
+    @staticmethod
+    def _hints(raw: bytes, mask: int) -> Iterator[Hint]:
         child: bytes | None = None
         places: list[tuple[bytes, bytes]] = []
         at, end = 0, len(raw)

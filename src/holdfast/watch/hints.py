@@ -44,7 +44,15 @@ class DirtySet:
 
     def __init__(self) -> None:
         self.raw: dict[bytes, int] = {}
+        self.renamed: list[tuple[bytes, bytes]] = []
+        """Renames in order, as entries of the old and the new name (where these are two events)."""
         self.overflowed = False
+
+    def overflow(self) -> None:
+        """Events were lost, or are too many to keep: everything has to be looked at."""
+        self.raw.clear()
+        self.renamed.clear()
+        self.overflowed = True
 
 
 class EventSource(Protocol):
@@ -61,8 +69,8 @@ class EventSource(Protocol):
         """Take everything that waits. Beyond *entries_max* different ones the set is emptied and marked overflowed."""
         ...
 
-    def hints(self, raw: bytes, mask: int) -> Iterator[Hint]:
-        """What one entry of a dirty set says."""
+    def hints(self, dirty: DirtySet) -> Iterator[Hint]:
+        """What the entries of a dirty set say."""
         ...
 
     def watch(self, directory_fd: int, handle: bytes) -> None:

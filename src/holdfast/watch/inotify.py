@@ -23,6 +23,7 @@ from holdfast.watch.hints import (
     MOVED_FROM,
     MOVED_TO,
     OVERFLOW,
+    RENAME,
     DirtySet,
     Hint,
 )
@@ -51,6 +52,7 @@ class Inotify:
             number = ctypes.get_errno()
             raise OSError(number, f"inotify_init1: {os.strerror(number)}")
         self._handles: dict[int, bytes] = {}
+        self._moved = 0, b""
         self._buffer = bytearray(READ_BYTES)
 
     def fileno(self) -> int:
@@ -65,7 +67,7 @@ class Inotify:
                 return
             at = 0
             while at < end:
-                descriptor, mask, _, length = _EVENT.unpack_from(buffer, at)
+                descriptor, mask, cookie, length = _EVENT.unpack_from(buffer, at)
                 name_at = at + _EVENT.size
                 at = name_at + length
                 if mask & OVERFLOW:
@@ -75,14 +77,26 @@ class Inotify:
                 else:
                     key = _WD.pack(descriptor) + bytes(view[name_at:at]).rstrip(b"\0")
                     raw[key] = raw.get(key, 0) | mask
-            if into.overflowed or len(raw) > entries_max:
-                into.overflowed = True
-                raw.clear()
+                    if mask & MOVED_FROM:
+                        self._moved = cookie, key
+                    elif mask & MOVED_TO and cookie == self._moved[0]:
+                        into.renamed.append((self._moved[1], key))
+            if into.overflowed or len(raw) + len(into.renamed) > entries_max:
+                into.overflow()
 
-    def hints(self, raw: bytes, mask: int) -> Iterator[Hint]:
+    def hints(self, dirty: DirtySet) -> Iterator[Hint]:
+        for raw, mask in dirty.raw.items():
+            place = self._place(raw)
+            if place is not None:
+                yield Hint(*place, None, mask)
+        for raw, to in dirty.renamed:
+            place, target = self._place(raw), self._place(to)
+            if place is not None and target is not None:
+                yield Hint(*place, None, RENAME, target)
+
+    def _place(self, raw: bytes) -> tuple[bytes, bytes] | None:
         handle = self._handles.get(_WD.unpack_from(raw)[0])
-        if handle is not None:
-            yield Hint(handle, raw[_WD.size :], None, mask)
+        return None if handle is None else (handle, raw[_WD.size :])
 
     def watch(self, directory_fd: int, handle: bytes) -> None:
         path = b"/proc/self/fd/%d" % directory_fd

@@ -35,6 +35,10 @@ class Limits(Struct, frozen=True):
     append_reach_bytes: int = 256 * 1024
     """How far before its settled end a file that grows may still be rewritten (mdbox rewrites the record before the
     one it appends: 4 KiB were too few)."""
+    limbo_seconds: float = 0.05
+    """A rename is seen in the filesystem a moment before its event is queued. Normally that is a microsecond, but the
+    process may lose its processor just there; longer than this it does not wait for one unless the machine stands
+    still. Nothing is taken for gone from the trees sooner."""
     settle_seconds: float = 2.0
     """A directory's modification time is logged once nothing happened in it for so long."""
     settling_max: int = 100_000

@@ -27,6 +27,7 @@ from holdfast.changes.change import PATH_BYTES_MAX, Change, Link, Mkdir, Remove,
 from holdfast.trees.index import SUPER_ROOT, Index, Node, NodeKind
 from holdfast.trees.stat import Owners, pack_xattrs
 from holdfast.watch.disk import Disk, Found, Place, Unreadable
+from holdfast.watch.limbo import Limbo
 
 TEMPORARY_NAME: Final = b".holdfast-move-%d"
 CHAIN_MAX: Final = 200
@@ -72,7 +73,7 @@ class Step:
 class Host(Protocol):
     """What the reconciler does for a step."""
 
-    limbo: dict[int, int]
+    limbo: Limbo
 
     def put(self, target: Place, found: Found, replace: Callable[[], None]) -> Iterator[Change]: ...
 
@@ -81,6 +82,8 @@ class Host(Protocol):
     def moved(self, node: Node, found: Found, target: Place) -> None: ...
 
     def went(self, node: Node) -> None: ...
+
+    def freed(self, place: Place) -> None: ...
 
     def put_off(self, place: Place) -> None: ...
 
@@ -148,7 +151,7 @@ class Steps:
         freeing = self._frees.get(step.target)
         if freeing is not None and not freeing.done:
             return freeing.kind is Kind.UNLINK
-        return occupant.id not in self._host.limbo
+        return step.target not in self._host.limbo
 
     def _below(self, directory: int, ancestor: int) -> bool:
         """Whether *directory* is *ancestor*, or in it at any depth."""
@@ -251,6 +254,7 @@ class Steps:
     def _move(self, node: Node, source: Place, target: Place) -> None:
         is_directory = node.kind == NodeKind.DIRECTORY
         self._index.move(*source, *target, directory=is_directory)
+        self._host.freed(source)
         if is_directory:
             self._disk.forget()
 
@@ -260,6 +264,7 @@ class Steps:
         if occupant is None:
             return
         self._index.unbind(*place)
+        self._host.freed(place)
         if self._index.drop_if_nameless(occupant):
             self._host.went(occupant)
         freeing = self._frees.get(place)
@@ -271,6 +276,7 @@ class Steps:
         assert node is not None
         tree, path = self._tree(step.source), self._path(step.source)
         self._index.unbind(*step.source)
+        self._host.freed(step.source)
         if self._index.drop_if_nameless(node):
             self._host.went(node)
         if node.kind == NodeKind.DIRECTORY:

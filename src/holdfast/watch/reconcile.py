@@ -27,6 +27,7 @@ from holdfast.trees.stat import Observed, Owners, has_handles, observed, pack_xa
 from holdfast.watch.content import Differences, Known, Piece, Tails, read_new
 from holdfast.watch.disk import Directory, Disk, Found, Place, Unreadable, ensure_root
 from holdfast.watch.hints import ATTRIB, CLOSE_WRITE, CONTENT, CREATE, NAMES, ON_DIRECTORY, Hint
+from holdfast.watch.limbo import Limbo
 from holdfast.watch.limits import CONTENT_BYTES_PER_SECOND, CONTENT_CHEAP_BYTES, FILE_BYTES_MAX, Limits
 from holdfast.watch.names import Kind, Steps, pair
 
@@ -76,6 +77,7 @@ class Reconciler:
         self._watch = watch
         self.skipped: dict[tuple[str, bytes], str] = {}
         self.disk = Disk(index, trees, limits, self._skip)
+        self.limbo = Limbo(index, self.disk, monotonic, limits.limbo_seconds)
         self.troubles: dict[Place, Trouble] = {}
         self.troubles_unnamed = 0
         self._patterns: dict[tuple[str, bytes], int] = {}
@@ -84,7 +86,7 @@ class Reconciler:
     def forget(self) -> None:
         """Start anew: the index was rolled back, or is another one's work. A scan must follow."""
         self.number = 0
-        self.limbo: dict[int, int] = {}
+        self.limbo.forget()
         self._again: dict[Place, int] = {}
         self._deferred: dict[int, tuple[float, Place, int, int]] = {}
         self._slow: dict[int, float] = {}
@@ -93,12 +95,13 @@ class Reconciler:
         self._settled: OrderedDict[int, int] = OrderedDict()
         self._tasks: list[tuple[int, Place | None]] = []
         self._descended: set[int] = set()
-        self._expired: set[int] = set()
+        self._expired: set[Place] = set()
         self._condemned: set[int] = set()
         self._fresh: set[int] = set()
         self._contents: dict[int, tuple[int, Place]] = {}
         self._directories: set[int] = set()
-        self._renames: dict[Place, tuple[bytes, bytes]] = {}
+        self._links: dict[bytes, int] = {}
+        """The most links a file was seen to have in this look: a name looked at before may have gone since."""
         self._to_scan: list[int] | None = None
         self._listed: set[int] = set()
         self._deep = False
@@ -111,11 +114,13 @@ class Reconciler:
     def due_seconds(self) -> float | None:
         """How long until there is something to do without any event; None: never."""
         now = self._monotonic()
-        if self.limbo or self._again:
+        if self._again:
             return 0.0
         times = [until for until, _, _, _ in self._deferred.values()]
         if self._settling:
             times.append(next(iter(self._settling.values())) + self._limits.settle_seconds)
+        if self.limbo:
+            times.append(now + self.limbo.due_seconds())
         if self.troubles:
             times.append(min(t.since for t in self.troubles.values()) + self._limits.retry_seconds)
         return max(min(times) - now, 0.0) if times else None
@@ -123,7 +128,11 @@ class Reconciler:
     def open_since(self) -> int | None:
         """The number of the oldest batch of which something is still to be logged; None when all is."""
         return min(
-            (*self.limbo.values(), *self._again.values(), *(since for _, _, _, since in self._deferred.values())),
+            (
+                *(since for since in (self.limbo.since(),) if since is not None),
+                *self._again.values(),
+                *(since for _, _, _, since in self._deferred.values()),
+            ),
             default=None,
         )
 
@@ -143,7 +152,7 @@ class Reconciler:
         yield from self._names(sorted(places, key=self._not_first) if self._any_read_first else places)
         yield from self._finish(contents, handles)
         if self._to_scan is None:  # in the middle of a scan not everything has been looked at
-            yield from self._expire(self.number)
+            yield from self._expire(self.limbo.given_up(self.number))
         for place, since in again.items():
             if place in self._again:
                 self._again[place] = since
@@ -159,7 +168,7 @@ class Reconciler:
         contents: dict[Place, tuple[int, bytes | None]] = {}
         handles: dict[bytes, int] = {}
         directory_of = self.disk.directory_of
-        self._renames.clear()
+        self.limbo.begin_batch()
         for handle, name, child, mask, to in hints:
             directory = None if handle is None else directory_of(handle)
             if directory is None:
@@ -179,23 +188,19 @@ class Reconciler:
             place = (directory.id, name)
             if mask & NAMES:
                 places[place] = None
+                if is_directory:
+                    self.limbo.directory_came(place, mask, child)
                 if to is not None:
-                    self._renames[place] = to
-                if child is not None and self.limbo:
-                    self._stay_in_limbo(child)
+                    self.limbo.renamed(place, to, child)
+                if child is not None:
+                    self.limbo.moved(child, self.number)
             if mask & (CONTENT | ATTRIB):
                 if is_directory:
                     places[place] = None
                 else:
-                    before = contents.get(place)
-                    contents[place] = (mask | (before[0] if before else 0), child)
+                    known = contents.get(place)
+                    contents[place] = (mask | (known[0] if known else 0), child)
         return places, contents, handles
-
-    def _stay_in_limbo(self, handle: bytes) -> None:
-        """A node in limbo was renamed by an event of this batch: wait for what comes after that."""
-        node = self._index.by_handle(handle)
-        if node is not None and node.id in self.limbo:
-            self.limbo[node.id] = self.number
 
     @property
     def _any_read_first(self) -> bool:
@@ -264,15 +269,11 @@ class Reconciler:
             place = names[0]
         yield from self._file(node, place, mask)
 
-    def _expire(self, before: int) -> Iterator[Change]:
-        """What was in limbo before this batch, and was not found in it, has left the trees."""
-        expired = {node_id for node_id, since in self.limbo.items() if since < before}
-        if not expired:
+    def _expire(self, places: set[Place]) -> Iterator[Change]:
+        """What was at *places*, and was not found in all the events since, has left the trees."""
+        if not places:
             return
-        for node_id in expired:
-            del self.limbo[node_id]
-        self._expired = expired
-        places = [place for node_id in expired for place in self._index.names(node_id)]
+        self._expired = places
         again = list(self._again)
         self._again.clear()
         self._descended.clear()
@@ -360,6 +361,7 @@ class Reconciler:
         gained: dict[bytes, list[tuple[Place, Found]]] = {}
         nodes: dict[int, Node] = {}
         known: dict[bytes, Node | None] = {}
+        self._links.clear()
         work = list(places)
         work.reverse()
         while work:
@@ -378,6 +380,8 @@ class Reconciler:
             except Unreadable as error:
                 self.trouble(place, error.reason)
                 continue
+            if found is not None and found.seen.links > 1 and found.seen.kind is NodeKind.FILE:
+                self._links[found.handle] = max(found.seen.links, self._links.get(found.handle, 0))
             if found is None:
                 if old is None:
                     continue
@@ -389,6 +393,8 @@ class Reconciler:
             if old is not None:
                 gone.setdefault(old.id, []).append(place)
                 nodes[old.id] = old
+                if old.kind == NodeKind.FILE:
+                    work.extend(other for other in self._index.names(old.id) if other not in looked)
             if found is not None:
                 handle = found.handle
                 gained.setdefault(handle, []).append((place, found))
@@ -471,12 +477,14 @@ class Reconciler:
         for handle, found_at in gained.items():
             node = known[handle]
             places, found = [place for place, _ in found_at], found_at[-1][1]
+            if node is None and found.seen.kind is NodeKind.DIRECTORY:
+                steps.add(Kind.NEW, None, places[-1], places[-1], found)  # the later look wins
+                continue
             if node is None:
                 steps.add(Kind.NEW, None, places[0], places[0], found)
                 for place in places[1:]:
                     steps.add(Kind.LINK, None, place, place, found)
                 continue
-            self.limbo.pop(node.id, None)
             sources = gone.pop(node.id, [])
             if node.kind == NodeKind.DIRECTORY:
                 source = (sources or self._index.names(node.id))[0]
@@ -505,42 +513,30 @@ class Reconciler:
         names that went stay in limbo, and what was gained is a further link.
         """
         sources, places = list(sources), list(places)
-        unseen = found.seen.links - (len(self._index.names(node.id)) - len(sources)) - len(places)
+        unseen = self._links[found.handle] - (len(self._index.names(node.id)) - len(sources)) - len(places)
         for source in tuple(sources):
-            target = self._renamed_to(source)
+            target = self.limbo.renamed_to(source, node)
             if target in places:
                 sources.remove(source)
                 places.remove(target)
                 steps.add(Kind.MOVE, node, source, target, found)
-        if unseen > 0 and sources and node.id not in self._expired:
-            self.limbo[node.id] = self.number
-            return [], places
+        if unseen > 0:
+            missed = [source for source in sources if source not in self._expired]
+            self.limbo.miss(node, missed, self.number)
+            sources = [source for source in sources if source in self._expired]
         return sources, places
-
-    def _renamed_to(self, place: Place) -> Place | None:
-        """Where a name went, by the renames this batch tells of; None when it was not renamed inside the trees."""
-        seen = {place}
-        while (to := self._renames.get(place)) is not None:
-            directory = self.disk.directory_of(to[0])
-            if directory is None:
-                return None
-            place = (directory.id, to[1])
-            if place in seen:
-                break
-            seen.add(place)
-        return place
 
     def _lost(self, steps: Steps, node: Node, sources: list[Place]) -> None:
         """A node is not at *sources* any more, and was found nowhere else."""
         left = len(self._index.names(node.id)) - len(sources)
-        leaving = node.id in self._expired or any(place[0] in self._condemned for place in sources)
-        if not leaving and self.disk.links(node) > left:
-            self.limbo.setdefault(node.id, self.number)
+        leaving = [place for place in sources if place in self._expired or place[0] in self._condemned]
+        links = max(self.disk.links(node), self._links.get(node.handle or b"", 0)) if len(leaving) < len(sources) else 0
+        if links > left:
+            self.limbo.miss(node, (place for place in sources if place not in leaving), self.number)
+            sources = leaving
+        elif node.kind == NodeKind.DIRECTORY and self._index.has_children(node.id):
+            self._descend(node, sources[0], leaving=bool(leaving))
             return
-        if node.kind == NodeKind.DIRECTORY and self._index.has_children(node.id):
-            self._descend(node, sources[0], leaving=leaving)
-            return
-        self.limbo.pop(node.id, None)
         for place in sources:
             steps.add(Kind.UNLINK, node, place, place, None)
 
@@ -584,7 +580,9 @@ class Reconciler:
         self._tails.drop(node.id)
         self._settled.pop(node.id, None)
         self._settling.pop(node.id, None)
-        self.limbo.pop(node.id, None)
+
+    def freed(self, place: Place) -> None:
+        self.limbo.freed(place)
 
     def put_off(self, place: Place) -> None:
         self._again.setdefault(place, self.number)
@@ -952,7 +950,7 @@ class Reconciler:
         """What is in limbo now may have been renamed while the scan ran: the events since then tell."""
         self._to_scan = None
         self._listed.clear()
-        self.limbo = dict.fromkeys(self.limbo, self.number)
+        self.limbo.stay(self.number)
 
     def _adopt_directory(self, directory: Directory, fd: int) -> bytes:
         handle = self.disk.handle_of_open(directory, fd)
@@ -1013,7 +1011,7 @@ class Reconciler:
     def confirm_scan(self, *, final: bool) -> Iterator[Change]:
         """After all directories: what was put off is tried again. *final*: what is in limbo is given up."""
         if final:
-            yield from self._expire(self.number + 1)
+            yield from self._expire(self.limbo.everything())
         elif self._again:
             again = list(self._again)
             self._again.clear()
