@@ -7,8 +7,10 @@ import contextlib
 import os
 import re
 import signal
+import smtplib
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +188,67 @@ async def test_indexes_and_control_files_outside_the_store_come_into_the_same_tr
     location = f"maildir:~/Maildir:INDEX={folder}/index/%d/%n:CONTROL={folder}/control/%u"
     tree = (await DovecotBox(folder, location=location).service.protection()).trees
     assert [(t.name, t.root, t.include) for t in tree] == [("store", str(folder), ("control", "index", "store"))]
+
+
+class SlowMailbox(threading.Thread):
+    """An LMTP server (RFC 2033) that takes a message and answers only when told."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.taken = threading.Event()
+        self.answer = threading.Event()
+        self.delivered = 0
+
+    def run(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection, connection.makefile("rwb", buffering=0) as lines:
+                self._serve(lines)
+
+    def _serve(self, lines: Any) -> None:
+        lines.write(b"220 slow LMTP\r\n")
+        in_data = False
+        for line in lines:
+            if in_data:
+                if line == b".\r\n":
+                    in_data = False
+                    self.delivered += 1
+                    self.taken.set()
+                    self.answer.wait(10)
+                    lines.write(b"250 delivered\r\n")
+            elif line.upper().startswith(b"DATA"):
+                in_data = True
+                lines.write(b"354 go on\r\n")
+            else:
+                lines.write(b"250 yes\r\n")
+
+
+async def test_a_planned_stop_lets_a_delivery_end_so_that_it_is_not_done_twice(folder: Path) -> None:
+    mailbox = SlowMailbox()
+    mailbox.start()
+    box = PostfixBox(folder)
+    with (box.config / "main.cf").open("a") as main:
+        main.write(f"local_transport = lmtp:inet:127.0.0.1:{mailbox.port}\n")
+    await box.service.prepare()
+    await box.service.start()
+    try:
+        with smtplib.SMTP("127.0.0.1", box.port, timeout=10) as client:
+            client.sendmail("a@example.net", ["alice@example.org"], "Subject: once\r\n\r\nx\r\n")
+        assert mailbox.taken.wait(10)
+        asyncio.get_running_loop().call_later(0.3, mailbox.answer.set)
+        await box.service.stop()
+        assert not await box.service.running()
+        await box.service.start()
+        queues = [folder / "queue" / name for name in ("incoming", "active", "deferred")]
+        deadline = time.monotonic() + 10
+        while any(path.is_file() for queue in queues for path in queue.rglob("*")):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert mailbox.delivered == 1
+    finally:
+        await box.service.stop(force=True)
 
 
 async def test_postfix_is_checked_and_a_missing_certificate_named(folder: Path) -> None:

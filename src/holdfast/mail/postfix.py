@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,9 @@ takeover would wait for that."""
 _CHECK_SECONDS_MAX: Final = 60.0
 STOP_GRACE_SECONDS: Final = 2.0
 """What master(8) does on ``postfix stop``, a signal to its group, ends Postfix in 0.05 s unless a delivery hangs."""
+DELIVERIES_SECONDS_MAX: Final = 1.0
+"""How long a planned stop waits for deliveries under way; to a local Dovecot one takes milliseconds."""
+_DELIVERERS: Final = frozenset({"lmtp", "smtp", "local", "virtual", "pipe"})
 _BASICS: Final = ("queue_directory", "data_directory", "daemon_directory", "alias_maps", "alias_database")
 _QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt", "bounce", "defer", "trace")
 _PORTS: Final = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465}
@@ -187,16 +192,41 @@ class Postfix:
     async def stop(self, *, force: bool = False) -> None:
         if force:
             await self._sweep(grace_seconds=0)
+        else:
+            await self._finish_deliveries()
         if self._units.present:
             await self._units.stop(force=force)
         await self._sweep(grace_seconds=0 if force else STOP_GRACE_SECONDS)
 
-    async def _sweep(self, *, grace_seconds: float) -> None:
+    async def _finish_deliveries(self) -> None:
+        """End the master alone, and wait for who delivers: each process leaves when it has done what it is doing.
+
+        master(8), SIGTERM: "Normally one would terminate only the master and allow running processes to finish what
+        they are doing"; asked by SIGTERM it passes that on. Measured under load: a stop by SIGTERM ended ten deliveries
+        between Dovecot's answer and the note of it in the queue, and all ten messages came a second time later.
+        """
+        queue, daemons = await self._places()
+        master = processes.seen(processes.pid_in_file(Path(queue) / "pid" / "master.pid") or 0)
+        if master is None or master.executable != os.path.join(daemons, "master"):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(master.pid, signal.SIGKILL)
+
+        def delivering() -> list[processes.Seen]:
+            return [each for each in _members(queue, daemons) if os.path.basename(each.executable) in _DELIVERERS]
+
+        await processes.gone(delivering, seconds_max=DELIVERIES_SECONDS_MAX)
+
+    async def _places(self) -> tuple[str, str]:
+        """The queue and daemon directories."""
         try:
             found = await self.layout(fresh=self._layout is None)
-            queue, daemons = found.queue_directory, found.settings["daemon_directory"]
+            return found.queue_directory, found.settings["daemon_directory"]
         except ConfigurationError:
-            queue, daemons = "/var/spool/postfix", "/usr/lib/postfix/sbin"
+            return "/var/spool/postfix", "/usr/lib/postfix/sbin"
+
+    async def _sweep(self, *, grace_seconds: float) -> None:
+        queue, daemons = await self._places()
         await processes.end(lambda: _members(queue, daemons), self.name, grace_seconds=grace_seconds)
 
     async def reload(self) -> None:

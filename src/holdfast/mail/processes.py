@@ -108,6 +108,16 @@ def signal_all(processes: list[Seen], number: signal.Signals) -> None:
                 os.kill(process.pid, number)
 
 
+async def gone(who: Callable[[], list[Seen]], *, seconds_max: float) -> bool:
+    """Wait until *who* finds nobody; False when somebody is left after *seconds_max*."""
+    began = time.monotonic()
+    while who():
+        if time.monotonic() - began > seconds_max:
+            return False
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
 async def end(who: Callable[[], list[Seen]], name: str, *, grace_seconds: float) -> None:
     """Ask all processes that *who* finds to leave, kill those that have not within *grace_seconds* (0: kill at once).
 
