@@ -37,7 +37,8 @@ def cpu_by_program(inits: Mapping[str, int]) -> dict[str, float]:
 
 
 def program_of(argv: list[bytes]) -> str:
-    if any(word.endswith(b"/holdfast") or word == b"holdfast" for word in argv) and b"agent" in argv:
+    words = [os.path.basename(word) for word in argv]
+    if b"holdfast.agent" in words or (b"holdfast" in words and b"agent" in words):
         return "agent"
     return "nats-server" if argv[0].endswith(b"nats-server") else "mail"
 

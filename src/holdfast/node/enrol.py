@@ -225,7 +225,7 @@ def initial_configuration(
         "retention_hours = 72          # a standby away for longer is compared and mended by a scan",
         "",
         "[copy]",
-        "batch_milliseconds = 5",
+        "batch_milliseconds = 25       # a batch fills so long at most, while changes keep coming",
         "seed_bytes_per_second = 0     # 0: as fast as it goes",
         "",
         "[mail]                        # found by asking doveconf, postconf and Radicale's own configuration",

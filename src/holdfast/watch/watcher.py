@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import select
 import sys
@@ -283,10 +284,9 @@ class Watcher:
     def _fill(self) -> None:
         """Let the batch grow for as long as events keep coming and nobody waits for a barrier, up to its time."""
         assert self._source is not None
-        left, waiting = self._batch_seconds, _bytes_waiting(self._source)
-        while left > 0:
-            self._pause(min(left, QUIET_SECONDS))
-            left -= QUIET_SECONDS
+        waiting = _bytes_waiting(self._source)
+        for _ in range(math.ceil(self._batch_seconds / QUIET_SECONDS)):
+            self._pause(min(self._batch_seconds, QUIET_SECONDS))
             before, waiting = waiting, _bytes_waiting(self._source)
             if waiting == before or self._asked:
                 return
