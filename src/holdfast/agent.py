@@ -13,10 +13,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from holdfast import __version__
 from holdfast.apply.applier import clean_marker
@@ -47,6 +48,8 @@ from holdfast.trees.stat import Owners
 
 _log = logging.getLogger("holdfast")
 CONNECT_RETRY_SECONDS: Final = 1.0
+EXIT_BUG: Final = 70
+"""EX_SOFTWARE of sysexits.h: the supervisor starts the agent again, its log has the traceback."""
 WRITEBACK_SECONDS_MAX: Final = 600.0
 """The kernel writes dirty pages within 30 s (vm.dirty_expire_centisecs) and ext4 commits every 5 s; a slow disk and a
 wrong clock get twenty times that."""
@@ -205,9 +208,28 @@ async def _connect(settings: Settings, folder: Folder) -> Connection:
             await asyncio.sleep(CONNECT_RETRY_SECONDS)
 
 
+def _end_on_bugs(loop: asyncio.AbstractEventLoop) -> None:
+    """A thread or task that died of a bug would leave an agent that looks alive: the process ends, and is restarted."""
+
+    def bug(text: str, error: BaseException | None) -> None:
+        _log.critical("a bug: %s", text, exc_info=error)
+        os._exit(EXIT_BUG)
+
+    def in_task(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, HoldfastError | OSError | ConnectionError) or error is None:
+            _log.error("%s: %s", context.get("message"), error)  # the world, in a part that nobody waited for
+        else:
+            bug(str(context.get("message")), error)
+
+    threading.excepthook = lambda arguments: bug("in a thread", arguments.exc_value)
+    loop.set_exception_handler(in_task)
+
+
 async def _agent(settings: Settings, folder: Folder) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    _end_on_bugs(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = LogServer(_server_settings(settings, folder)) if settings.log.embedded else None

@@ -22,9 +22,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
+import apsw
+
 from holdfast.changes.frame import Chain, FrameKind, FrameWriter, Promotion, pack_changes, pack_promotion, seal
 from holdfast.changes.names import CapturedPosition
-from holdfast.errors import HoldfastError, Unreachable
+from holdfast.errors import HoldfastError, NoSpace, Unreachable
 from holdfast.log.port import Log, LogFull, LogUnavailable
 from holdfast.trees.index import Index, IndexReader
 from holdfast.watch.watcher import Cookie, Part, ScanProgress, Watcher
@@ -33,6 +35,7 @@ PARTS_WAITING_MAX: Final = 3
 """One in flight, one sealed behind it, one being packed: more would only age."""
 COMMIT_SECONDS: Final = 1.0
 """A crash makes us read our own records of so long again."""
+STOP_SECONDS_MAX: Final = 10.0
 IDLE_SECONDS: Final = 0.25
 APPEND_RETRY_SECONDS: Final = 0.2
 T = TypeVar("T")
@@ -122,7 +125,11 @@ class Capture:
         """End; what was handed over is appended first (unless the log was lost). The place in the log reached."""
         self._stopping.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, STOP_SECONDS_MAX)
+            if self._thread.is_alive():  # it waits for a log that is away: what is not in it the next scan finds
+                self._lost = Unreachable("the log is away: capturing stops with changes that are not in it", retry=True)
+                self._slots.release(PARTS_WAITING_MAX)
+                await asyncio.to_thread(self._thread.join)
         if self._appender is not None:
             self._appender.cancel()
             await asyncio.gather(self._appender, return_exceptions=True)
@@ -253,6 +260,14 @@ class Capture:
             self.clean = True
         except _Stopped:
             pass
+        except apsw.Error as error:
+            self._report_lost(
+                NoSpace(
+                    f"the tree index cannot be written: {error}",
+                    hint="Free space on the disk of the state directory; capturing begins again by itself.",
+                    retry=True,
+                )
+            )
         except HoldfastError as error:
             self._report_lost(error)
         except OSError as error:

@@ -19,6 +19,8 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple, TypeVar
 
+import apsw
+
 from holdfast.apply.applier import Applier
 from holdfast.changes.frame import Chain, Frame, SegmentKey, follow_chain, open_frame
 from holdfast.changes.names import AppliedPosition, DurablePosition, Position, Sequence
@@ -256,6 +258,9 @@ class Follow:
                     durable_at = self._monotonic()
         except HoldfastError as error:
             self._loop.call_soon_threadsafe(self._end, error)
+        except apsw.Error as error:
+            what = NoSpace(f"the tree index cannot be written: {error}", hint="Free space on that disk.", retry=True)
+            self._loop.call_soon_threadsafe(self._end, what)
         except OSError as error:
             wrapped = HoldfastError(f"applying failed: {error}", hint="The standby is compared and mended by a seed.")
             self._loop.call_soon_threadsafe(self._end, wrapped)
