@@ -162,7 +162,15 @@ class Capture:
 
     async def append_promotion(self, promotion: Promotion) -> CapturedPosition:
         """Put a promotion into the log as the next record, before the pump was started."""
-        item = _Item(pack_promotion(promotion), False, self._clock_ns(), kind=FrameKind.PROMOTION)
+        return await self._append_one(
+            _Item(pack_promotion(promotion), False, self._clock_ns(), kind=FrameKind.PROMOTION)
+        )
+
+    async def append_end_of_batch(self) -> CapturedPosition:
+        """Tell readers that the batch our last record began will not be finished, before the pump was started."""
+        return await self._append_one(_Item(pack_changes(()), True, self._clock_ns()))
+
+    async def _append_one(self, item: _Item) -> CapturedPosition:
         frame = self._seal(item)
         await self._log.append(frame, after=self._chain.sequence)
         self._chain = self._chain.after(frame)

@@ -16,12 +16,13 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
 
 import apsw
 
 from holdfast.apply.applier import Applier
+from holdfast.apply.recovery import Settlement
 from holdfast.changes.frame import Chain, Frame, SegmentKey, follow_chain, open_frame
 from holdfast.changes.names import AppliedPosition, DurablePosition, Position, Sequence
 from holdfast.errors import HoldfastError, NoSpace, Unreachable
@@ -29,6 +30,8 @@ from holdfast.log.port import Log, Record
 from holdfast.trees.index import Index, IndexReader
 
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
+FLUSHING_SECONDS: Final = 0.02
+"""While the disk is written to, it is looked this often whether that is done."""
 NO_SPACE_RETRY_SECONDS: Final = 1.0
 REACH_SECONDS_MAX: Final = 120.0
 """The records up to a barrier that has passed are in the log: they come at once, or the log is away."""
@@ -68,6 +71,8 @@ class Follow:
         clock_ns: Callable[[], int],
         monotonic: Callable[[], float],
         on_promotion: Callable[[Frame], None],
+        settle_at: Sequence,
+        on_settled: Callable[[Settlement], None],
         on_lost: Callable[[HoldfastError], None],
     ) -> None:
         self._applier = applier
@@ -79,6 +84,8 @@ class Follow:
         self._clock_ns = clock_ns
         self._monotonic = monotonic
         self._on_promotion = on_promotion
+        self._settle_at: Sequence | None = settle_at
+        self._on_settled = on_settled
         self._on_lost = on_lost
         self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._commands: deque[_Command] = deque()
@@ -243,19 +250,31 @@ class Follow:
     def _run(self) -> None:
         assert self._loop is not None
         durable_at = self._monotonic()
+        flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        flushing: Future[None] | None = None
         try:
             while not self._stopping.is_set():
-                wait = max(durable_at + self._durable_seconds - self._monotonic(), 0.0)
+                wait = max(
+                    durable_at + self._durable_seconds - self._monotonic(), FLUSHING_SECONDS if flushing else 0.0
+                )
                 record = self._next(wait)
                 if record is not None:
                     self._take(record)
                 if self._commands and self._applier.whole:
                     self._make_durable()
                     self._run_commands()
-                due = self._monotonic() - durable_at >= self._durable_seconds
-                if due and self._limit is None and self._applier.whole:
-                    self._make_durable()
-                    durable_at = self._monotonic()
+                if self._settle_at is not None and self._chain.sequence >= self._settle_at and self._applier.whole:
+                    self._settle()
+                if self._limit is None and self._monotonic() - durable_at >= self._durable_seconds:
+                    if self._chain.position == self._durable:
+                        durable_at = self._monotonic()
+                    elif flushing is None:  # most of the disk's work is done beside the applying
+                        flushing = flusher.submit(self._applier.flush)
+                    elif flushing.done() and self._applier.whole:
+                        flushing.result()
+                        flushing = None
+                        self._make_durable()
+                        durable_at = self._monotonic()
         except HoldfastError as error:
             self._loop.call_soon_threadsafe(self._end, error)
         except apsw.Error as error:
@@ -266,8 +285,17 @@ class Follow:
             self._loop.call_soon_threadsafe(self._end, wrapped)
         finally:
             self._stopping.set()
+            flusher.shutdown()
             while self._commands:
                 self._commands.popleft().future.set_exception(self._lost or Unreachable("following has stopped"))
+
+    def _settle(self) -> None:
+        """The log has been applied as far as it reached when the copy was recovered: what is not right now is wrong."""
+        assert self._loop is not None
+        self._settle_at = None
+        settlement = self._applier.settle()
+        if settlement.differing or settlement.kept:
+            self._loop.call_soon_threadsafe(self._on_settled, settlement)
 
     def _next(self, wait_seconds: float) -> Record | None:
         """The next record to apply; None when there is none in time, something else is to be done, or it rests."""

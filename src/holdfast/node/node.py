@@ -16,6 +16,8 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
 
+from holdfast.apply.heal import heal
+from holdfast.apply.recovery import Settlement
 from holdfast.changes.frame import Chain, Frame, Promotion, chain_start, read_header
 from holdfast.changes.names import Epoch, MachineName
 from holdfast.errors import HoldfastError, Refused, Unreachable
@@ -35,6 +37,7 @@ from holdfast.trees.index import Index, IndexUnusable
 from holdfast.trees.replay import ReplayGap
 
 RETRY_SECONDS: Final = 1.0
+KEPT_NAMED_MAX: Final = 50
 PIN_LEADER_SECONDS: Final = 10.0
 YIELD_SECONDS_MAX: Final = 30.0
 """A machine that stopped for a switchover serves again when nobody was promoted for so long."""
@@ -300,10 +303,10 @@ class Node:
         await self._find_trees_again()
         index = self._open_index()
         try:
-            chain = await catch_up(index, self.log, self.world)
+            chain, cut_short = await catch_up(index, self.log, self.world)
         except ReplayGap as error:
             raise IndexUnusable(error.message, hint=row.advice or "Run `holdfast found`.") from error
-        await self._begin_primary(index, chain, self.epoch, None, row.reason)
+        await self._begin_primary(index, chain, self.epoch, None, row.reason, cut_short=cut_short)
 
     async def _find_trees_again(self) -> None:
         """Configuration may have changed meanwhile. A tree that is not found any more stays protected."""
@@ -321,11 +324,18 @@ class Node:
         await self._begin_primary(self._open_index(), chain, epoch, promotion, reason)
 
     async def _begin_primary(
-        self, index: Index, chain: Chain, epoch: Epoch, promotion: Promotion | None, reason: str
+        self,
+        index: Index,
+        chain: Chain,
+        epoch: Epoch,
+        promotion: Promotion | None,
+        reason: str,
+        *,
+        cut_short: bool = False,
     ) -> None:
         assert self.log is not None
         primary = Primary(self.world, index, self.log, epoch, self.beats, self._lost)
-        await primary.begin(chain, promotion)
+        await primary.begin(chain, promotion, cut_short=cut_short)
         self._is_primary(primary, reason)
         await self.world.serving.start()
 
@@ -370,6 +380,31 @@ class Node:
         self._told_to_rejoin, self._reseed = False, ""
         self.world.local.change(served_epoch=0, doubt_since_ns=0)
         return False
+
+    def _settled(self, settlement: Settlement) -> None:
+        """A recovery is over: what lies aside is named, and what is wrong is fetched from the primary."""
+        for kept in settlement.kept[:KEPT_NAMED_MAX]:
+            path = kept.path.decode("utf-8", "backslashreplace")
+            self.world.history.record("kept aside by the recovery", f"{kept.tree}/{path}: {kept.why}")
+        spots = [(oddity.tree, oddity.path) for oddity in settlement.differing]
+        if spots:
+            self.world.history.record(f"{len(spots)} files differ after the recovery", "they are fetched anew")
+            self._spawn(self._heal(spots))
+
+    async def _heal(self, spots: list[tuple[str, bytes]]) -> None:
+        if self.standby is None or self.peer is None or self.primary_name is None:
+            return
+        trees = {str(tree.name): tree for tree in self.standby.trees}
+        peer, follow = self.peer.exchange_with(self.primary_name), self.standby.follow
+        try:
+            report = await heal(peer, follow.paused, trees, self.world.new_aside(), spots)
+            left = len(report.left)
+        except HoldfastError as error:
+            self.world.history.record("healing failed", error.message)
+            left = len(spots)
+        if left:
+            self._reseed = f"{left} files differ after a recovery and could not be fetched one by one"
+            self._again.set()
 
     def _promoted(self, frame: Frame) -> None:
         """A standby read a promotion in the log."""
@@ -443,7 +478,13 @@ class Node:
         """As neither: follow the log from where the index stands."""
         assert self.log is not None
         self.standby = Standby(
-            self.world, self._open_index(), self.log, on_promotion=self._promoted, on_lost=self._lost
+            self.world,
+            self._open_index(),
+            self.log,
+            log_end=(await self.log.state()).last,
+            on_settled=self._settled,
+            on_promotion=self._promoted,
+            on_lost=self._lost,
         )
         await self.standby.begin()
 

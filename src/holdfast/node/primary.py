@@ -22,8 +22,9 @@ from holdfast.trees.spec import Tree
 from holdfast.watch.watcher import ScanProgress, Watcher
 
 
-async def catch_up(index: Index, log: Log, world: World) -> Chain:
-    """Bring our own records since the last commit into the index: the place reached is the log's end.
+async def catch_up(index: Index, log: Log, world: World) -> tuple[Chain, bool]:
+    """Bring our own records since the last commit into the index: the place reached is the log's end, and whether the
+    last record left a batch unfinished.
 
     Raises FrameDamaged, ReplayGap, LogDamaged: then the index is of no use any more.
     """
@@ -35,12 +36,15 @@ async def catch_up(index: Index, log: Log, world: World) -> Chain:
             frame = open_frame(record.payload, world.segment_key())
             chain = follow_chain(chain, record.payload, frame.header)
             epoch = frame.header.epoch
+            if not frame.changes:
+                replay.abandon()
             for change in frame.changes:
                 replay.apply(change)
             if chain.sequence >= last:
                 break
+    cut_short = chain.sequence > 0 and read_header((await log.read(chain.sequence)).payload)[0].more
     index.commit(chain, epoch)
-    return chain
+    return chain, cut_short
 
 
 def scan_words(at: ScanProgress) -> tuple[str, float]:
@@ -83,9 +87,10 @@ class Primary:
         self.scrub: Scrub | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def begin(self, chain: Chain, promotion: Promotion | None) -> None:
+    async def begin(self, chain: Chain, promotion: Promotion | None, *, cut_short: bool = False) -> None:
         """Watch, then (with *promotion*) append it as the record after *chain*, then capture. Raises Fenced, OSError.
 
+        *cut_short*: our last record left a batch unfinished; readers are told that it ends there.
         From the first line on nothing that happens in the trees is missed.
         """
         world, settings = self._world, self._world.settings
@@ -105,6 +110,8 @@ class Primary:
             )
             if promotion is not None:
                 await self.capture.append_promotion(promotion)
+            elif cut_short:
+                await self.capture.append_end_of_batch()
             world.local.change(served_epoch=int(self.epoch))
         except BaseException:
             await asyncio.to_thread(self.watcher.stop)

@@ -74,6 +74,8 @@ async def _read_own_records(world: World, index: Index, log: Log) -> None:
         if frame.header.epoch != epoch:
             return
         chain = follow_chain(chain, record.payload, frame.header)
+        if not frame.changes:
+            replay.abandon()
         for change in frame.changes:
             replay.apply(change)
         if chain.sequence >= last:

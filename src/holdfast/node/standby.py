@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 from holdfast.apply.applier import Applier
-from holdfast.apply.recovery import RecoveryReport
+from holdfast.apply.recovery import RecoveryReport, Settlement
 from holdfast.changes.frame import Chain, Frame
+from holdfast.changes.names import Sequence
 from holdfast.errors import HoldfastError
 from holdfast.log.port import Log
 from holdfast.node.follow import Follow
@@ -17,7 +18,10 @@ from holdfast.trees.spec import Tree
 
 
 class Standby:
-    """From :meth:`begin` to :meth:`end`. *on_lost* is called when the copy does not continue the log any more."""
+    """From :meth:`begin` to :meth:`end`. *on_lost* is called when the copy does not continue the log any more.
+
+    *log_end*: when the log is applied that far, a recovery is over; *on_settled* gets what it could not bring right.
+    """
 
     def __init__(
         self,
@@ -25,6 +29,8 @@ class Standby:
         index: Index,
         log: Log,
         *,
+        log_end: Sequence,
+        on_settled: Callable[[Settlement], None],
         on_promotion: Callable[[Frame], None],
         on_lost: Callable[[HoldfastError], None],
     ) -> None:
@@ -41,6 +47,8 @@ class Standby:
             durable_seconds=world.settings.copy.durable_seconds,
             clock_ns=world.clocks.wall_ns,
             monotonic=world.clocks.monotonic,
+            settle_at=log_end,
+            on_settled=on_settled,
             on_promotion=on_promotion,
             on_lost=on_lost,
         )
