@@ -22,7 +22,11 @@ CACHE_KIB: Final = 64 * 1024
 """SQLite's page cache: the index's share of the agent's memory, whatever the number of files."""
 DIRECTORIES_CACHED_MAX: Final = 50_000
 """Paths of directories kept in memory: about 10 MB."""
-LOOKED_UP_MAX: Final = 16
+REMEMBERED_MAX: Final = 4096
+"""Names and nodes kept in memory, of those used last: the files that change with every message come by again and again.
+About 5 MB."""
+REMEMBERED_CONTENT_BYTES_MAX: Final = 1024
+"""Digests of files up to 2 MiB."""
 SUPER_ROOT: Final = 0
 
 _SCHEMA: Final = f"""
@@ -260,8 +264,9 @@ class Index(IndexReader):
         self.file = file
         self._totals = list(super().totals())
         self._next_id: int = self._execute("SELECT coalesce(max(id), 0) + 1 FROM node").fetchone()[0]
-        self._looked_up: dict[tuple[int, bytes], Node | None] = {}
-        """What :meth:`child` found since the last change: to make one change, the same place is asked for thrice."""
+        self._entries: dict[tuple[int, bytes], int | None] = {}
+        """What is known to stand at a place (None: nothing), for as long as it is true."""
+        self._nodes: dict[int, Node] = {}
         self._execute("BEGIN IMMEDIATE")
 
     @classmethod
@@ -318,8 +323,7 @@ class Index(IndexReader):
         """Back to the last commit."""
         if self._connection.in_transaction:  # SQLite ends it by itself when the disk is full
             self._execute("ROLLBACK")
-        self._looked_up.clear()
-        self.forget_paths()
+        self._forget()
         self._totals = list(super().totals())
         self._execute("BEGIN IMMEDIATE")
 
@@ -328,8 +332,7 @@ class Index(IndexReader):
         for table in ("node", "entry", "state"):
             self._execute(f"DELETE FROM {table}")
         self._totals = [0, 0, 0, 0]
-        self._looked_up.clear()
-        self.forget_paths()
+        self._forget()
 
     def close(self) -> None:
         """Close; what was not committed is gone."""
@@ -339,15 +342,49 @@ class Index(IndexReader):
         finally:
             super().close()
 
-    def child(self, parent: int, name: bytes) -> Node | None:
-        """What *name* in the directory *parent* is."""
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def child_id(self, parent: int, name: bytes) -> int | None:
         place = parent, name
-        if place in self._looked_up:
-            return self._looked_up[place]
-        if len(self._looked_up) >= LOOKED_UP_MAX:
-            self._looked_up.clear()
-        node = self._looked_up[place] = super().child(parent, name)
-        return node
+        try:
+            return self._entries[place]
+        except KeyError:
+            node_id = super().child_id(parent, name)
+            self._remember_entry(place, node_id)
+            return node_id
+
+    def node(self, node_id: int) -> Node | None:
+        known = self._nodes.get(node_id)
+        if known is None:
+            known = super().node(node_id)
+            if known is not None:
+                self._remember(known)
+        return known
+
+    def _remember_entry(self, place: tuple[int, bytes], node_id: int | None) -> None:
+        if len(self._entries) >= REMEMBERED_MAX:
+            self._entries.clear()
+        self._entries[place] = node_id
+
+    def _remember(self, node: Node) -> None:
+        if len(node.content) > REMEMBERED_CONTENT_BYTES_MAX:
+            self._nodes.pop(node.id, None)
+            return
+        if len(self._nodes) >= REMEMBERED_MAX:
+            self._nodes.clear()
+        self._nodes[node.id] = node
+
+    def _forget(self) -> None:
+        self._entries.clear()
+        self._nodes.clear()
+        self.forget_paths()
+
+    def _take_handle(self, handle: bytes | None) -> None:
+        """Whoever has *handle* has it no more: the kernel reused it."""
+        self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (handle,))
+        self._nodes.clear()
+
+    # -- changes -------------------------------------------------------------------------------------------------------
 
     def _count(self, kind: int, nodes: int, size: int) -> None:
         self._totals[kind - 1] += nodes
@@ -363,65 +400,65 @@ class Index(IndexReader):
 
         Ids do not come again while the index is open, whatever is deleted or rolled back.
         """
-        self._looked_up.clear()
         node_id = self._next_id
         self._next_id += 1
         try:
             self._execute(_INSERT, (node_id, *node[1:]))
         except apsw.ConstraintError:
-            self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (node.handle,))
+            self._take_handle(node.handle)
             self._execute(_INSERT, (node_id, *node[1:]))
         self._count(node.kind, 1, node.size)
         return node_id
 
     def update(self, old: Node, new: Node) -> None:
         """The node ``old.id`` is as *new* says (same id and kind)."""
-        self._looked_up.clear()
         if new.handle != old.handle:
             if new.handle is not None:
-                self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (new.handle,))
+                self._take_handle(new.handle)
             self._execute("UPDATE node SET handle = ? WHERE id = ?", (new.handle, old.id))
         self._execute(_UPDATE, (*new[3:], old.id))
+        self._remember(new)
         self._count(old.kind, 0, new.size - old.size)
 
     def resight(self, node_id: int, handle: bytes | None, ino: int, ctime_ns: int) -> None:
         """The node was seen, unchanged in all that travels."""
-        self._looked_up.clear()
         try:
             self._execute(_RESIGHT, (handle, ino, ctime_ns, node_id))
         except apsw.ConstraintError:
-            self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (handle,))
+            self._take_handle(handle)
             self._execute(_RESIGHT, (handle, ino, ctime_ns, node_id))
+        self._nodes.pop(node_id, None)
 
     def doubt(self, node_id: int) -> None:
         """The node's content may not be what it was: the next look reads it, whatever size and times say."""
-        self._looked_up.clear()
         self._execute("UPDATE node SET ctime_ns = 0 WHERE id = ?", (node_id,))
+        self._nodes.pop(node_id, None)
 
     def bind(self, parent: int, name: bytes, node_id: int) -> None:
         """*name* in *parent* is *node_id*; the name must be free."""
-        self._looked_up.clear()
         self._execute("INSERT INTO entry VALUES(?, ?, ?)", (parent, name, node_id))
+        self._remember_entry((parent, name), node_id)
 
     def unbind(self, parent: int, name: bytes) -> None:
-        self._looked_up.clear()
         self._execute("DELETE FROM entry WHERE parent = ? AND name = ?", (parent, name))
+        self._remember_entry((parent, name), None)
 
     def move(self, parent: int, name: bytes, to_parent: int, to_name: bytes, *, directory: bool) -> None:
         """Give an entry another place; the new name must be free."""
-        self._looked_up.clear()
         self._execute(
             "UPDATE entry SET parent = ?, name = ? WHERE parent = ? AND name = ?", (to_parent, to_name, parent, name)
         )
+        self._entries.pop((to_parent, to_name), None)
+        self._entries.pop((parent, name), None)
         if directory:
             self.forget_paths()
 
     def drop_if_nameless(self, node: Node) -> bool:
         """Delete the node when no name is left; True when it was deleted."""
-        self._looked_up.clear()
         if self._execute("SELECT 1 FROM entry WHERE node = ? LIMIT 1", (node.id,)).fetchone() is not None:
             return False
         self._execute("DELETE FROM node WHERE id = ?", (node.id,))
+        self._nodes.pop(node.id, None)
         self._count(node.kind, -1, -node.size)
         if node.kind == NodeKind.DIRECTORY:
             self.forget_paths()
