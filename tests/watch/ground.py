@@ -253,7 +253,7 @@ class Ground:
             taken += self.take(self.watcher.collect(wait_seconds=0.01))
             if cookie in self.watcher.passed_cookies():
                 return taken
-        raise AssertionError(f"a barrier does not pass: {self.watcher._reconciler.__dict__}")
+        raise AssertionError(f"a barrier does not pass: {self.watcher._reconciler.scene.__dict__}")
 
     def settle(self) -> None:
         """Collect until the times of directories have been logged, too."""

@@ -142,7 +142,7 @@ def test_parent_and_child_change_places(ground: Ground) -> None:
     os.rename(ground.root / "a", ground.root / "spare/b")
     os.rename(ground.root / "spare", ground.root / "a")
     changes = ground.collect()
-    if ground.watcher._reconciler.disk.opens_handles:
+    if ground.watcher._reconciler.scene.disk.opens_handles:
         assert kinds(changes) == ["Rename"] * 3
     ground.check()
     assert (ground.base / "mirror/a/of-b").exists()

@@ -148,6 +148,24 @@ class Known(NamedTuple):
     tail: bytes | None
 
 
+def small_differences(data: bytes, known: Known) -> tuple[tuple[Extent, ...], bytes]:
+    """What of a file of one block, which was one block before, has to travel; and its digests now."""
+    digests = content_digests(data)
+    if digests == known.digests and len(data) == known.size:
+        return (), digests
+    tail = known.tail
+    if tail is not None and len(tail) == known.size:
+        if len(data) > known.size and data.startswith(tail):
+            return (Extent(known.size, data[known.size :]),), digests
+        same, until = common_prefix(tail, data), len(data)
+        if until == known.size:
+            until -= common_suffix(tail[same:], data[same:])
+        return ((Extent(same, data[same:until]),) if same < until else ()), digests
+    if len(data) > known.size and content_digests(data[: known.size]) == known.digests:
+        return (Extent(known.size, data[known.size :]),), digests
+    return ((Extent(0, data),) if data else ()), digests
+
+
 class Differences:
     """What in an open file differs from what is known. Iterate for the extents; the attributes are right after that.
 

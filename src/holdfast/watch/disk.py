@@ -93,6 +93,8 @@ class Disk:
         self._by_handle: dict[bytes, Directory | None] = {}
         self._by_id: dict[int, Directory | None] = {}
         self._fds: OrderedDict[int, int] = OrderedDict()
+        self.patterns: dict[Place, int] = {}
+        """For the reconciler: which patterns match a file there. Forgotten with the paths."""
         self._noatime = os.O_NOATIME if os.geteuid() == 0 else 0
         self.opens_handles = True
 
@@ -199,6 +201,7 @@ class Disk:
 
     def forget(self) -> None:
         """Directories came, went or were renamed: what is remembered of paths may be wrong."""
+        self.patterns.clear()
         self._by_id.clear()
         self._by_handle.clear()
 
@@ -275,7 +278,7 @@ class Disk:
                     return None
                 raise Unreadable(os.strerror(error.errno or 0)) from error
             seen = observed(status)
-            if self._excluded(directory, name, seen is not None and seen.kind is NodeKind.DIRECTORY):
+            if self.excluded(directory, name, is_directory=seen is not None and seen.kind is NodeKind.DIRECTORY):
                 return None
             if seen is None:
                 self._skip(directory.tree.name, directory.prefix + name, _KIND_NAMES[status.st_mode & 0o170000])
@@ -292,7 +295,9 @@ class Disk:
                 return Found(handle, seen)
         return None
 
-    def _excluded(self, directory: Directory, name: bytes, is_directory: bool) -> bool:
+    @staticmethod
+    def excluded(directory: Directory, name: bytes, *, is_directory: bool) -> bool:
+        """Whether a thing at *name* is left out."""
         tree = directory.tree
         if tree.decides_by_name:
             return tree.excluded_name(name, directory=is_directory)

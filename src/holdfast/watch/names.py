@@ -8,7 +8,7 @@ a known node with gone and gained places    move, one for one; what is left over
 a known node with gained places only        link (a file has another name); a directory has moved: the later look wins
 an unknown identity                         made at its first place, linked to the others
 a node with gone places and other names     unlink
-a node that lost its last name              unlink when it is dead; else it is in limbo (see ``reconcile``)
+a node that lost its last name              unlink when it is dead; else it is in limbo (see ``limbo``)
 ==========================================  ============================================================================
 
 Steps wait until the index (what a reader's tree looks like at that moment) lets them: the place is free or holds a file

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from holdfast.changes.change import Change, Link, Patch, Put, Rename
 from holdfast.watch.limits import CHANGE_BYTES
-from holdfast.watch.reconcile import Boundary
+from holdfast.watch.scene import Boundary
 
 
 class Part(NamedTuple):

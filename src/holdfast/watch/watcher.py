@@ -27,7 +27,8 @@ from holdfast.watch.hints import DirtySet, EventSource
 from holdfast.watch.inotify import Inotify
 from holdfast.watch.limits import Limits
 from holdfast.watch.parts import Part, in_parts, weight_bytes
-from holdfast.watch.reconcile import Boundary, Reconciler
+from holdfast.watch.reconcile import Reconciler
+from holdfast.watch.scene import Boundary
 
 Cookie = NewType("Cookie", int)
 """All done in the trees before :meth:`Watcher.barrier` gave it is in the batches up to the one that passes it."""
@@ -40,6 +41,8 @@ QUIET_SECONDS: Final = 0.005
 READER_SECONDS: Final = 0.1
 """While the consumer is busy, events are drained this often."""
 PROGRESS_SECONDS: Final = 0.25
+SCAN_ROUNDS_MAX: Final = 2
+"""Without events, what was renamed while the scan ran is looked for once more."""
 SOURCES: Final = ("fanotify", "inotify")
 
 __all__ = ["Cookie", "Part", "ScanProgress", "WatchStatus", "Watcher"]
@@ -129,7 +132,7 @@ class Watcher:
 
         Raises EnvironmentUnfit (no event source, a root is missing), Refused (a root is another directory than before).
         """
-        disk = self._reconciler.disk
+        disk = self._reconciler.scene.disk
         disk.open_roots()
         self._source = self._open_source()
         self._stop.clear()
@@ -155,7 +158,7 @@ class Watcher:
             self._source = None
             os.close(self._wake_fd)
             self._wake_fd = -1
-        self._reconciler.disk.close()
+        self._reconciler.scene.disk.close()
 
     def forget(self) -> None:
         """The index was rolled back, or changed by somebody else: what is remembered is void, a scan must follow."""
@@ -183,7 +186,7 @@ class Watcher:
     def _try_source(self, kind: str) -> EventSource | None:
         if kind == Inotify.kind:
             return Inotify()
-        roots = {os.fstat(fd).st_dev: fd for fd, _ in map(self._reconciler.disk.root, self._trees)}
+        roots = {os.fstat(fd).st_dev: fd for fd, _ in map(self._reconciler.scene.disk.root, self._trees)}
         source = Fanotify(list(roots.values()), queue_unlimited=self._queue_unlimited)
         if all(self._probe(source, fd) for fd in roots.values()):
             return source
@@ -213,7 +216,7 @@ class Watcher:
 
     def _watch_known(self) -> None:
         """inotify: a watch on every directory the index knows."""
-        disk = self._reconciler.disk
+        disk = self._reconciler.scene.disk
         for root in self._index.roots().values():
             pending = [root]
             while pending:
@@ -297,7 +300,7 @@ class Watcher:
         else:
             yield from self._reconciler.events(source.hints(dirty), hurry=cookie is not None)
         if cookie is not None:
-            self._pending.append((self._reconciler.number, cookie))
+            self._pending.append((self._reconciler.scene.number, cookie))
         if self._pending:
             since = self._reconciler.open_since()
             passed = [cookie for number, cookie in self._pending if since is None or since > number]
@@ -351,7 +354,7 @@ class Watcher:
         then finds the rest. *bytes_per_second* limits what is logged; 0 is no limit. *doubt_since_ns*: after a power
         cut, files changed since then (by their ctime) may have lost bytes that their size still counts: they are read.
         """
-        self._reconciler.disk.open_roots()
+        self._reconciler.scene.disk.open_roots()
         bucket = TokenBucket(bytes_per_second, self._monotonic) if bytes_per_second > 0 else None
         return self._in_parts(self._scan(progress, bucket, doubt_since_ns))
 
@@ -364,34 +367,38 @@ class Watcher:
         reconciler = self._reconciler
         began = told = looked = self._monotonic()
         expected = self._index.totals()
-        directories = files = logged = 0
+        logged = 0
         self._scan_wanted = False
 
         def now(at: float) -> ScanProgress:
-            return ScanProgress(directories, files, expected.files + expected.symlinks, logged, at - began)
+            return ScanProgress(scan.directories, scan.names, expected.files + expected.symlinks, logged, at - began)
 
-        yield from reconciler.begin_scan(doubt_since_ns)
-        try:
-            while (found := reconciler.next_directory()) is not None:
-                directories += 1
-                files += found[0]
-                for change in found[1]:
-                    yield change
-                    if not isinstance(change, Boundary):
-                        weight = weight_bytes(change)
-                        logged += weight
-                        if bucket is not None:
-                            self._pause(bucket.take(weight))
-                at = self._monotonic()
-                if progress is not None and at - told >= PROGRESS_SECONDS:
-                    told = at
-                    progress(now(at))
-                if self._source is not None and at - looked >= self._limits.events_between_seconds:
-                    looked = at
-                    yield from self._between(self._source)
-        finally:
-            reconciler.end_scan()
-        yield from reconciler.confirm_scan(final=self._source is None)
+        rounds = 0
+        while True:
+            rounds += 1
+            scan = reconciler.scan(doubt_since_ns)
+            try:
+                yield from scan.begin()
+                while (changes := scan.directory()) is not None:
+                    for change in changes:
+                        yield change
+                        if not isinstance(change, Boundary):
+                            weight = weight_bytes(change)
+                            logged += weight
+                            if bucket is not None:
+                                self._pause(bucket.take(weight))
+                    at = self._monotonic()
+                    if progress is not None and at - told >= PROGRESS_SECONDS:
+                        told = at
+                        progress(now(at))
+                    if self._source is not None and at - looked >= self._limits.events_between_seconds:
+                        looked = at
+                        yield from self._between(self._source)
+            finally:
+                scan.end()
+            if self._source is not None or not reconciler.scene.limbo or rounds == SCAN_ROUNDS_MAX:
+                break
+        yield from reconciler.after_scan(final=self._source is None)
         if progress is not None:
             progress(now(self._monotonic()))
 
@@ -408,15 +415,15 @@ class Watcher:
 
     def status(self) -> WatchStatus:
         """As of now. For any thread."""
-        reconciler = self._reconciler
+        scene = self._reconciler.scene
         return WatchStatus(
             source="none" if self._source is None else self._source.kind,
             source_note=self._source_note,
             waiting_events=len(self._dirty.raw),
             overflows=self._overflows,
-            problems=tuple(Problem(t.tree, t.path, t.reason) for t in list(reconciler.troubles.values())),
-            problems_unnamed=reconciler.troubles_unnamed,
-            skipped=tuple((tree, path, what) for (tree, path), what in list(reconciler.skipped.items())),
+            problems=tuple(Problem(t.tree, t.path, t.reason) for t in list(scene.troubles.values())),
+            problems_unnamed=scene.troubles_unnamed,
+            skipped=tuple((tree, path, what) for (tree, path), what in list(scene.skipped.items())),
             totals=self._index.totals(),
         )
 

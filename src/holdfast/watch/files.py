@@ -1,0 +1,338 @@
+"""Contents and metadata of files and symlinks: new ones whole, known ones as what differs.
+
+Of a file that grows (the tree's ``append`` patterns) only the end is read again: back from where it ended when it was
+last closed, or wholly compared, by as far as it may still be rewritten. Of others every block.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from typing import Final, NamedTuple
+
+from holdfast.changes.change import Change, Extent, Meta, Patch, Put, SetMeta
+from holdfast.changes.digest import BLOCK_BYTES, DIGEST_BYTES
+from holdfast.trees.index import Node, NodeKind
+from holdfast.trees.stat import Observed, observed, pack_xattrs, read_xattrs, unpack_xattrs
+from holdfast.watch.content import Differences, Known, Piece, Tails, read_new, small_differences
+from holdfast.watch.disk import Directory, Found, Place, Unreadable
+from holdfast.watch.hints import ATTRIB, CLOSE_WRITE, CONTENT
+from holdfast.watch.limits import CONTENT_BYTES_PER_SECOND, CONTENT_CHEAP_BYTES, FILE_BYTES_MAX
+from holdfast.watch.scene import APPENDED, Scene
+
+SLOW_REMEMBERED_MAX: Final = 1000
+
+
+class _Deferred(NamedTuple):
+    """A comparison put off until *until*; *since* is the number of the first batch that did."""
+
+    until: float
+    place: Place
+    mask: int
+    since: int
+
+
+class _Open(NamedTuple):
+    """A file open for reading, and how it looked then."""
+
+    fd: int
+    status: os.stat_result
+    seen: Observed
+    directory: Directory
+    place: Place
+
+    @property
+    def tree(self) -> str:
+        return self.directory.tree.name
+
+    @property
+    def path(self) -> bytes:
+        return self.directory.prefix + self.place[1]
+
+
+class Files:
+    """Reads files. What it remembers of them is an economy: it may be forgotten at any time."""
+
+    def __init__(self, scene: Scene, came: Callable[[int, Found, Place], None]) -> None:
+        """*came* is told of new nodes."""
+        self._scene = scene
+        self._came = came
+        self._tails = Tails(scene.limits.tails_bytes_max)
+        self._settled: OrderedDict[int, int] = OrderedDict()
+        """Sizes of growing files when they were last closed, or wholly compared."""
+        self._slow: dict[int, float] = {}
+        """Large files, and when they may be compared again."""
+        self._deferred: dict[int, _Deferred] = {}
+
+    def forget(self) -> None:
+        self._tails.clear()
+        self._settled.clear()
+        self._slow.clear()
+        self._deferred.clear()
+
+    def went(self, node_id: int) -> None:
+        self._tails.drop(node_id)
+        self._settled.pop(node_id, None)
+
+    # -- what was put off ----------------------------------------------------------------------------------------------
+
+    def due_at(self) -> float | None:
+        return min((deferred.until for deferred in self._deferred.values()), default=None)
+
+    def since(self) -> int | None:
+        return min((deferred.since for deferred in self._deferred.values()), default=None)
+
+    def take_up(self) -> None:
+        """What was put off and is due, or wanted in a hurry, goes among the checks."""
+        scene = self._scene
+        due = [n for n, deferred in self._deferred.items() if scene.hurry or deferred.until <= scene.now]
+        for node_id in due:
+            deferred = self._deferred.pop(node_id)
+            self._slow.pop(node_id, None)
+            scene.check(node_id, deferred.mask, deferred.place)
+
+    def _too_soon(self, node_id: int, place: Place, mask: int) -> bool:
+        until = self._slow.get(node_id)
+        if until is None:
+            return False
+        scene = self._scene
+        if scene.hurry or scene.deep or mask & CLOSE_WRITE or scene.now >= until:
+            del self._slow[node_id]
+            self._deferred.pop(node_id, None)
+            return False
+        before = self._deferred.get(node_id)
+        since = before.since if before else scene.number
+        self._deferred[node_id] = _Deferred(until, place, mask | (before.mask if before else 0), since)
+        return True
+
+    # -- new files -----------------------------------------------------------------------------------------------------
+
+    def put(self, target: Place, found: Found, replace: Callable[[], None]) -> Iterator[Change]:
+        """A file the index does not know. *replace* is called when it takes its place."""
+        scene = self._scene
+        directory = scene.disk.directory(target[0])
+        if directory is None:
+            return
+        try:
+            fd = scene.disk.open_file(directory, target[1])
+        except Unreadable as error:
+            scene.trouble(target, error.reason)
+            return
+        if fd is None:
+            return
+        try:
+            status = os.fstat(fd)
+            seen = observed(status)
+            if seen is None or seen.ino != found.seen.ino or seen.kind is not NodeKind.FILE:
+                scene.put_off(target)
+            elif seen.size > FILE_BYTES_MAX:
+                scene.trouble(target, _TOO_LARGE)
+            else:
+                yield from self._put_open(_Open(fd, status, seen, directory, target), found, replace)
+        except OSError as error:
+            scene.trouble(target, os.strerror(error.errno or 0))
+        finally:
+            os.close(fd)
+
+    def _put_open(self, file: _Open, found: Found, replace: Callable[[], None]) -> Iterator[Change]:
+        scene, seen = self._scene, file.seen
+        xattrs = read_xattrs(file.fd)
+        meta = scene.owners.meta(seen, xattrs)
+        tree, path = file.tree, file.path
+        digests = b""
+        begun = False
+        piece: Piece | None = None
+        for piece in read_new(file.fd, file.status, scene.limits.piece_bytes):
+            digests += piece.digests
+            if piece.last:
+                break
+            if begun:
+                yield Patch(tree, path, piece.end, meta, b"", piece.extents, more=True)
+            else:
+                yield Put(tree, path, piece.end, meta, b"", piece.extents, more=True)
+                begun = True
+        assert piece is not None, "a file has at least one piece"
+        node = Node(
+            0, NodeKind.FILE, found.handle, seen.ino, seen.mode, seen.uid, seen.gid, piece.end, seen.mtime_ns,
+            0 if piece.error else seen.ctime_ns, digests, pack_xattrs(xattrs),
+        )  # fmt: skip
+        replace()
+        node_id = scene.index.add(node)
+        scene.index.bind(*file.place, node_id)
+        self._came(node_id, found, file.place)
+        if scene.pattern(file.directory, file.place[1]) & APPENDED:
+            self._settle(node_id, piece.end)
+            if piece.end <= BLOCK_BYTES:
+                self._tails.put(node_id, piece.extents[0].data if piece.extents else b"")
+        if begun:
+            yield Patch(tree, path, piece.end, meta, digests, piece.extents)
+        else:
+            yield Put(tree, path, piece.end, meta, digests, piece.extents)
+        if piece.error is not None:
+            raise piece.error
+
+    # -- known files ---------------------------------------------------------------------------------------------------
+
+    def compare(self, node: Node, place: Place, mask: int) -> Iterator[Change]:
+        """A known file or symlink with its row: a patch, or its metadata, when it differs. *mask*: what is known to
+        have happened to it (bits of ``hints``)."""
+        scene = self._scene
+        if node.kind == NodeKind.SYMLINK:
+            yield from self._symlink(node, place)
+            return
+        directory = scene.disk.directory(place[0])
+        if directory is None or (self._slow and self._too_soon(node.id, place, mask)):
+            return
+        fd: int | None = None
+        try:
+            fd = scene.disk.open_file(directory, place[1])
+            if fd is not None:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode) or (status.st_ino != node.ino and node.ino):
+                    os.close(fd)
+                    fd = None
+            if fd is None:  # by now its name is another, or it is no more
+                fd = scene.disk.open_node(node)
+                if fd is None:
+                    return
+                status = os.fstat(fd)
+            seen = observed(status)
+            if seen is None or seen.kind is not NodeKind.FILE:
+                return
+            if seen.size > FILE_BYTES_MAX:
+                scene.trouble(place, _TOO_LARGE)
+                return
+            yield from self._compare_open(_Open(fd, status, seen, directory, place), node, mask)
+            scene.clear_trouble(place)
+        except Unreadable as error:
+            scene.trouble(place, error.reason)
+        except OSError as error:
+            scene.trouble(place, os.strerror(error.errno or 0))
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _compare_open(self, file: _Open, node: Node, mask: int) -> Iterator[Change]:
+        seen = file.seen
+        if mask & ATTRIB:
+            xattrs = read_xattrs(file.fd)
+            packed = pack_xattrs(xattrs)
+        else:
+            xattrs, packed = unpack_xattrs(node.xattrs), node.xattrs
+        meta = self._scene.owners.meta(seen, xattrs)
+        if mask & CONTENT or seen.size != node.size or seen.mtime_ns != node.mtime_ns:
+            if seen.size <= BLOCK_BYTES and node.size <= BLOCK_BYTES:
+                changed = yield from self._compare_small(file, node, meta, packed)
+            else:
+                changed = yield from self._compare_large(file, node, meta, packed, mask)
+            if changed:
+                return
+        new = _row(node, seen, node.size, node.content, packed)
+        if new == node:
+            return
+        if new._replace(ctime_ns=node.ctime_ns, ino=node.ino) == node:
+            self._scene.index.resight(node.id, node.handle, new.ino, new.ctime_ns)
+            return
+        self._scene.index.update(node, new)
+        yield SetMeta(file.tree, file.path, meta)
+
+    def _compare_small(self, file: _Open, node: Node, meta: Meta, xattrs: bytes) -> Generator[Change, None, bool]:
+        """Files of one block, before and now; whether the content differed."""
+        data = os.pread(file.fd, file.seen.size, 0)
+        known = Known(node.size, node.content, self._tails.get(node.id))
+        extents, digests = small_differences(data, known)
+        self._tails.put(node.id, data)
+        if digests == node.content and len(data) == node.size:
+            return False
+        self._scene.index.update(node, _row(node, file.seen, len(data), digests, xattrs))
+        yield Patch(file.tree, file.path, len(data), meta, digests, extents)
+        return True
+
+    def _compare_large(
+        self, file: _Open, node: Node, meta: Meta, xattrs: bytes, mask: int
+    ) -> Generator[Change, None, bool]:
+        """Block by block; whether the content differed. Raises OSError when it could not be read to the end, after
+        what was read has been logged."""
+        scene = self._scene
+        grows = scene.pattern(file.directory, file.place[1]) & APPENDED
+        first_block = 0
+        if grows and not scene.deep:
+            settled = self._settled.get(node.id)
+            if settled is not None and settled <= file.seen.size:
+                first_block = max(settled - scene.limits.append_reach_bytes, 0) // BLOCK_BYTES
+        known = Known(node.size, node.content, self._tails.get(node.id))
+        difference = Differences(file.fd, file.status, known, first_block, scene.limits.piece_bytes)
+        last, begun = yield from self._in_parts(difference, node, file, meta)
+        changed = begun or bool(last) or difference.size != node.size or difference.digests != node.content
+        if changed:
+            seen = file.seen._replace(ctime_ns=0) if difference.error is not None else file.seen
+            scene.index.update(node, _row(node, seen, difference.size, difference.digests, xattrs))
+            first = min(difference.first_changed, len(difference.digests) // DIGEST_BYTES)
+            digests = difference.digests[first * DIGEST_BYTES :]
+            yield Patch(file.tree, file.path, difference.size, meta, digests, tuple(last), first)
+        if difference.bytes_read > CONTENT_CHEAP_BYTES and len(self._slow) < SLOW_REMEMBERED_MAX:
+            self._slow[node.id] = scene.monotonic() + difference.bytes_read / CONTENT_BYTES_PER_SECOND
+        if difference.tail is not None and difference.error is None:
+            self._tails.put(node.id, difference.tail)
+        else:
+            self._tails.drop(node.id)
+        if difference.error is not None:
+            raise difference.error
+        if grows and (mask & CLOSE_WRITE or node.id not in self._settled):
+            self._settle(node.id, difference.size)
+        return changed
+
+    def _in_parts(
+        self, difference: Differences, node: Node, file: _Open, meta: Meta
+    ) -> Generator[Change, None, tuple[list[Extent], bool]]:
+        """Extents as patches of bounded size; what is left for the last one, and whether any went before."""
+        extents: list[Extent] = []
+        weight, end, begun = 0, node.size, False
+        for extent in difference:
+            if extents and weight + len(extent.data) > self._scene.limits.piece_bytes:
+                yield Patch(file.tree, file.path, end, meta, b"", tuple(extents), more=True)
+                extents, weight, begun = [], 0, True
+            extents.append(extent)
+            weight += len(extent.data)
+            end = max(end, extent.offset + len(extent.data))
+        return extents, begun
+
+    def _settle(self, node_id: int, size: int) -> None:
+        if len(self._settled) >= self._scene.limits.settled_max:
+            self._settled.popitem(last=False)
+        self._settled[node_id] = size
+        self._settled.move_to_end(node_id)
+
+    def _symlink(self, node: Node, place: Place) -> Iterator[Change]:
+        scene = self._scene
+        directory = scene.disk.directory(place[0])
+        if directory is None:
+            return
+        try:
+            found = scene.disk.look(directory, place[1])
+            if found is None or found.seen.kind is not NodeKind.SYMLINK:
+                return
+            xattrs = scene.disk.xattrs(directory, place[1])
+        except Unreadable as error:
+            scene.trouble(place, error.reason)
+            return
+        new = _row(node._replace(handle=found.handle), found.seen, 0, node.content, pack_xattrs(xattrs))
+        if new == node:
+            return
+        scene.index.update(node, new)
+        if new._replace(handle=node.handle, ctime_ns=node.ctime_ns, ino=node.ino) != node:
+            meta = scene.owners.meta(found.seen, xattrs)
+            yield SetMeta(directory.tree.name, directory.prefix + place[1], meta)
+
+
+_TOO_LARGE: Final = f"larger than {FILE_BYTES_MAX >> 30} GiB"
+
+
+def _row(node: Node, seen: Observed, size: int, content: bytes, xattrs: bytes) -> Node:
+    """The row of *node* as it was seen."""
+    return Node(
+        node.id, node.kind, node.handle, seen.ino, seen.mode, seen.uid, seen.gid, size, seen.mtime_ns, seen.ctime_ns,
+        content, xattrs,
+    )  # fmt: skip
