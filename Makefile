@@ -33,7 +33,7 @@ bench-scan: setup  ## a scan beside rsync
 	@$(PYTHON) bench/scan.py
 
 bench-log: setup  ## appends to the log
-	@$(PYTHON) bench/log.py
+	@$(PYTHON) -m bench.log
 
 lab: setup  ## a lab to look around in; `.venv/bin/holdfast lab --help`
 	@.venv/bin/holdfast lab up
