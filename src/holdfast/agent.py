@@ -8,6 +8,7 @@ and the address stay as they are: the supervisor calls ``holdfast release`` when
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -48,6 +49,10 @@ from holdfast.trees.stat import Owners
 
 _log = logging.getLogger("holdfast")
 CONNECT_RETRY_SECONDS: Final = 1.0
+NICE: Final = -10
+"""The agent and its log server go before the mail software when there is not processor enough for all: what they do is
+little, and what they have not done yet is what a machine's death would take. Measured in the demo, on two cores with
+all of them busy: without it the copy was 200 ms behind at the 99th percentile."""
 EXIT_BUG: Final = 70
 """EX_SOFTWARE of sysexits.h: the supervisor starts the agent again, its log has the traceback."""
 WRITEBACK_SECONDS_MAX: Final = 600.0
@@ -264,6 +269,8 @@ def run_agent(configuration: Path) -> int:
     folder = Folder(configuration.parent)
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _only_agent(settings)
+    with contextlib.suppress(PermissionError):  # then it is as fast as everybody else
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
     try:
         asyncio.run(_agent(settings, folder))
     except HoldfastError as error:

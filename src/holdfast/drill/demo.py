@@ -170,6 +170,7 @@ class Demo:
             groupware=Groupware(clients=1, operations=60),
         )
         with self.phase("quiet_load", f"{QUIET_MESSAGES} messages and 460 operations for {QUIET_ACCOUNTS} accounts"):
+            self._agent("backup").post("/lags/forget")
             process, path = self._start_load("quiet", plan)
             self.quiet_records = self._finish(process, path)
         with self.phase("witness_before", "their mailboxes are witnessed, message by message"), self._client():
@@ -190,14 +191,13 @@ class Demo:
             tuple(self.busy),
             seed=SEED + 1,
             deliveries=Deliveries(messages=BUSY_MESSAGES, rate_per_second=BUSY_RATE_PER_SECOND, connections=8),
-            mailboxes=MailboxLoad(clients=4, operations=600, pause_seconds=0.02),
-            groupware=Groupware(clients=2, operations=120, pause_seconds=0.1),
-            meter=Meter(probe=self.probe),
+            mailboxes=MailboxLoad(clients=4, operations=600, pause_seconds=0.05),
+            groupware=Groupware(clients=2, operations=120, pause_seconds=0.2),
+            meter=Meter(probe=self.probe, every_seconds=0.1),
             stop_after_seconds=LOAD_SECONDS_MAX,
         )
         with self.phase("load", "traffic on all other accounts: SMTP, IMAP, CalDAV, CardDAV"):
             agent = self._agent("backup")
-            agent.post("/lags/forget")
             self.process, self.path = self._start_load("busy", plan)
             while self._accepted() < KILL_AFTER_MESSAGES:
                 if self.process.poll() is not None:
@@ -243,7 +243,7 @@ class Demo:
             self.safe_real_ns = safe_real_ns
             safe_ns = began.mono_ns + safe_real_ns - began.real_ns
             everyone = [*self.busy, self.probe]
-            mailboxes, self.busy_verdict = settled(self.service, everyone, self.busy_records, seconds_max=15.0)
+            mailboxes, self.busy_verdict = settled(self.service, everyone, self.busy_records, seconds_max=8.0)
             self.busy_mailboxes = mailboxes
             self.after = observe(self.service, self.quiet)
             self.quiet_verdict = reconcile(self.quiet_records, self.after)
@@ -270,7 +270,7 @@ class Demo:
             self.switched_seconds = outcome["seconds"]
         with self.phase("queue", "what lay in main's mail queue is delivered"), self._client():
             everyone = [*self.busy, self.probe]
-            _, self.last_verdict = settled(self.service, everyone, self.busy_records, seconds_max=30.0)
+            _, self.last_verdict = settled(self.service, everyone, self.busy_records, seconds_max=10.0)
 
     def _queue_of(self, machine: str) -> frozenset[str]:
         """Message-IDs of what waits in the machine's mail queue: accepted, not yet in a mailbox."""

@@ -125,6 +125,10 @@ def prepare(machine: Machine) -> None:
     name = fqdn(machine.lab.state, machine.state)
     put(machine, "/etc/holdfast/overrides/postfix.cf", mail_files.postfix_overrides(name))
     put(machine, "/etc/holdfast/overrides/dovecot.conf", mail_files.dovecot_overrides(name))
+    if not machine.path("/var/log/mail.log").exists():
+        # After a power cut postsuper renames queue files, and logs that as the user postfix before postlogd runs.
+        put(machine, "/var/log/mail.log", "", mode=0o640, owner="postfix", group="adm")
+    machine.sync()
 
 
 def replicator(first: Machine, second: Machine, seconds_max: float = REPLICATOR_SECONDS_MAX) -> None:
