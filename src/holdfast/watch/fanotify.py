@@ -40,14 +40,13 @@ _MARK_FILESYSTEM: Final = 0x100
 _MASK: Final = MODIFY | ATTRIB | CLOSE_WRITE | CREATE | DELETE | RENAME | ON_DIRECTORY
 
 _INFO_FID: Final = 1
-_INFO_DFID_NAME: Final = 2
 _INFO_DFID: Final = 3
-_INFO_OLD_DFID_NAME: Final = 10
-_INFO_NEW_DFID_NAME: Final = 12
+_INFO_NAMED: Final = frozenset({2, 10, 12})
+"""FAN_EVENT_INFO_TYPE_DFID_NAME, OLD_DFID_NAME, NEW_DFID_NAME."""
 
 _EVENT: Final = struct.Struct("=IBBHQii")
-_INFO: Final = struct.Struct("=BxHi4xI")
-"""Kind, length, first word of the fsid, handle_bytes: then come the handle's type and the handle."""
+_INFO: Final = struct.Struct("=BxH8xI")
+"""Kind, length, handle_bytes; 8 bytes fsid stand before these, the handle's type and the handle after them."""
 _HANDLE_AT: Final = 16
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -96,34 +95,30 @@ class Fanotify:
                 into.overflow()
 
     def hints(self, dirty: DirtySet) -> Iterator[Hint]:
+        unpack = _INFO.unpack_from
         for raw, mask in dirty.raw.items():
-            yield from self._hints(raw, mask)
-
-    @staticmethod
-    def _hints(raw: bytes, mask: int) -> Iterator[Hint]:
-        child: bytes | None = None
-        places: list[tuple[bytes, bytes]] = []
-        at, end = 0, len(raw)
-        while at < end:
-            kind, length, _, handle_bytes = _INFO.unpack_from(raw, at)
-            body = at + _HANDLE_AT + 4 + handle_bytes
-            handle = raw[at + 4 : at + 4 + TAG_BYTES] + raw[at + _HANDLE_AT : body]
-            if kind == _INFO_FID:
-                child = handle
-            elif kind in (_INFO_DFID_NAME, _INFO_OLD_DFID_NAME, _INFO_NEW_DFID_NAME):
-                name = raw[body : raw.index(0, body)]
-                places.append((handle, b"" if name == b"." else name))
-            elif kind == _INFO_DFID:
-                places.append((handle, b""))
-            at += length
-        if not places:
-            yield Hint(None, b"", child, mask)
-        if mask & RENAME and len(places) == 2:
-            yield Hint(*places[0], child, mask, places[1])
-            yield Hint(*places[1], child, mask)
-            return
-        for directory, name in places:
-            yield Hint(directory, name, child, mask)
+            child: bytes | None = None
+            places: list[tuple[bytes, bytes]] = []
+            at, end = 0, len(raw)
+            while at < end:
+                kind, length, handle_bytes = unpack(raw, at)
+                body = at + _HANDLE_AT + 4 + handle_bytes
+                handle = raw[at + 4 : at + 4 + TAG_BYTES] + raw[at + _HANDLE_AT : body]
+                if kind == _INFO_FID:
+                    child = handle
+                elif kind in _INFO_NAMED:
+                    name = raw[body : raw.index(0, body)]
+                    places.append((handle, b"" if name == b"." else name))
+                elif kind == _INFO_DFID:
+                    places.append((handle, b""))
+                at += length
+            if len(places) == 1:
+                yield (*places[0], child, mask, None)
+            elif len(places) == 2:  # a rename: from here, to there
+                yield (*places[0], child, mask, places[1])
+                yield (*places[1], child, mask, None)
+            else:
+                yield (None, b"", child, mask, None)
 
     def watch(self, directory_fd: int, handle: bytes) -> None:
         """Nothing to do: the filesystem is marked."""

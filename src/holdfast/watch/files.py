@@ -162,7 +162,7 @@ class Files:
         node_id = scene.index.add(node)
         scene.index.bind(*file.place, node_id)
         self._came(node_id, found, file.place)
-        if scene.pattern(file.directory, file.place[1]) & APPENDED:
+        if scene.pattern(file.directory, file.place) & APPENDED:
             self._settle(node_id, piece.end)
             if piece.end <= BLOCK_BYTES:
                 self._tails.put(node_id, piece.extents[0].data if piece.extents else b"")
@@ -256,7 +256,7 @@ class Files:
         """Block by block; whether the content differed. Raises OSError when it could not be read to the end, after
         what was read has been logged."""
         scene = self._scene
-        grows = scene.pattern(file.directory, file.place[1]) & APPENDED
+        grows = scene.pattern(file.directory, file.place) & APPENDED
         first_block = 0
         if grows and not scene.deep:
             settled = self._settled.get(node.id)

@@ -6,7 +6,7 @@ The masks are those of fsnotify, which fanotify(7) and inotify(7) share.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol, TypeAlias
 
 MODIFY: Final = 0x2
 ATTRIB: Final = 0x4
@@ -25,18 +25,14 @@ CONTENT: Final = MODIFY | CLOSE_WRITE
 """Bytes changed, perhaps."""
 
 
-class Hint(NamedTuple):
-    """Something happened to *name* in *directory* (handles; ``name`` empty: to the directory itself).
+Hint: TypeAlias = tuple[bytes | None, bytes, bytes | None, int, tuple[bytes, bytes] | None]
+"""Something happened: (directory, name, child, mask, to).
 
-    *directory* is None when only the thing itself is known; *child* is its handle, None when the source does not tell.
-    """
-
-    directory: bytes | None
-    name: bytes
-    child: bytes | None
-    mask: int
-    to: tuple[bytes, bytes] | None = None
-    """Of a rename, where the source tells: the directory and name it went to."""
+``directory`` and ``child`` are handles: of the directory (None when only the thing itself is known), of what ``name``
+in it was at that moment (None when the source does not tell). An empty name: it happened to the directory itself.
+``to``: of a rename, where the source tells, the directory and name it went to. A plain tuple, because thousands of them
+are made in a second.
+"""
 
 
 class DirtySet:

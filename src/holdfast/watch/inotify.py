@@ -88,11 +88,11 @@ class Inotify:
         for raw, mask in dirty.raw.items():
             place = self._place(raw)
             if place is not None:
-                yield Hint(*place, None, mask)
+                yield (*place, None, mask, None)
         for raw, to in dirty.renamed:
             place, target = self._place(raw), self._place(to)
             if place is not None and target is not None:
-                yield Hint(*place, None, RENAME, target)
+                yield (*place, None, RENAME, target)
 
     def _place(self, raw: bytes) -> tuple[bytes, bytes] | None:
         handle = self._handles.get(_WD.unpack_from(raw)[0])

@@ -199,7 +199,7 @@ class Looks:
     def _hot(self, place: Place) -> bool:
         """Whether a file is of those that are rewritten in place."""
         directory = self._scene.disk.directory(place[0])
-        return directory is not None and self._scene.pattern(directory, place[1]) != 0
+        return directory is not None and self._scene.pattern(directory, place) != 0
 
     # -- what follows --------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from holdfast.watch.hints import ATTRIB, CONTENT, CREATE, NAMES, ON_DIRECTORY, H
 from holdfast.watch.limits import Limits
 from holdfast.watch.looks import Looks
 from holdfast.watch.scan import Scan
-from holdfast.watch.scene import THE_DIRECTORY, Scene
+from holdfast.watch.scene import LEFT_OUT, THE_DIRECTORY, Scene
 
 
 class _Sorted:
@@ -116,7 +116,12 @@ class Reconciler:
     def _sort(self, hints: Iterable[Hint]) -> _Sorted:
         scene, found = self.scene, _Sorted()
         places, contents, handles = found.places, found.contents, found.handles
-        directory_of, touched, limbo = scene.disk.directory_of, self._folders.touched, scene.limbo
+        directory_of, touched, limbo, pattern = (
+            scene.disk.directory_of,
+            self._folders.touched,
+            scene.limbo,
+            scene.pattern,
+        )
         for handle, name, child, mask, to in hints:
             directory = None if handle is None else directory_of(handle)
             if directory is None:
@@ -130,18 +135,25 @@ class Reconciler:
             if mask & NAMES:
                 touched(directory.id)
             is_directory = bool(mask & ON_DIRECTORY)
-            tree = directory.tree
-            if tree.decides_by_name and tree.excluded_name(name, directory=is_directory):
-                continue
             place = (directory.id, name)
             if mask & NAMES:
-                places[place] = None
-                if is_directory:
-                    limbo.directory_came(place, mask, child)
                 if to is not None:
                     limbo.renamed(place, to, child)
                 if child is not None:
                     limbo.moved(child, scene.number)
+            if is_directory:
+                tree = directory.tree
+                if tree.decides_by_name and tree.excluded_name(name, directory=True):
+                    continue
+                if mask & NAMES:
+                    limbo.directory_came(place, mask, child)
+            elif pattern(directory, place) & LEFT_OUT:
+                # By the path we know: should its directory be renamed in this batch, all in it is looked at.
+                if child is not None and mask & (CONTENT | ATTRIB) and not mask & CREATE:
+                    handles[child] = handles.get(child, 0) | mask  # it may have another name, which is protected
+                continue
+            if mask & NAMES:
+                places[place] = None
             if mask & (CONTENT | ATTRIB):
                 if is_directory:
                     places[place] = None
@@ -227,6 +239,7 @@ class Reconciler:
             for place in self._looks.listing(node.id):
                 scene.put_off(place)
         elif node is not None:
+            self._files.went(node.id)  # what is remembered of it, too, is in doubt
             scene.check(node.id, CONTENT | ATTRIB, (directory, name))
         if name:
             scene.put_off((directory, name))
