@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import threading
 import time
@@ -48,9 +49,9 @@ class Site:
         host = lab.state.service_ipv4
         self.service = Service(
             smtp=Endpoint(host, 25),
-            imap=Endpoint(host, 143, "starttls"),
+            imap=Endpoint(host, 143),
             dav=Endpoint(host, 5232),
-            sieve=Endpoint(host, 4190, "starttls"),
+            sieve=Endpoint(host, 4190),
         )
 
     def machine(self, name: str) -> Machine:
@@ -74,12 +75,14 @@ class Site:
     @property
     def primary(self) -> str:
         """By its own word."""
-        names = [m.name for m in self.protected.mail_machines if m.running and self._role(m.name) == "primary"]
+        running = [machine.name for machine in self.protected.mail_machines if machine.running]
+        names = [name for name in running if self.status(name)["role"] == "primary"]
         assert len(names) == 1, f"{len(names)} machines say they are primary: {names}"
         return names[0]
 
-    def _role(self, machine: str) -> str:
-        return str(self.status(machine)["role"])
+    def primary_of(self, machine: str) -> str:
+        """Who is primary, as *machine* sees it."""
+        return str(self.status(machine)["primary"])
 
     @property
     def standby(self) -> str:
@@ -150,14 +153,19 @@ class Site:
             for folder, news in account.items():
                 assert not news.vanished, f"{folder}: told of expunges that were none: {news.vanished}"
 
+    @property
+    def probe(self) -> Login:
+        """The account that meters send to; workloads leave it alone."""
+        return self.accounts[-1]
+
     def plan(self, *, messages: int = 40, operations: int = 80, rate: float = 0.0, seed: int = 1) -> Plan:
         return Plan(
             self.service,
-            self.accounts,
+            self.accounts[:-1],
             seed=seed,
             deliveries=Deliveries(messages=messages, connections=2, rate_per_second=rate),
-            mailboxes=MailboxPlan(clients=2, operations=operations),
-            groupware=Groupware(clients=1, operations=operations // 8),
+            mailboxes=MailboxPlan(clients=2 if operations else 0, operations=operations),
+            groupware=Groupware(clients=1 if operations else 0, operations=operations // 8),
             patience=Patience(connect_seconds=1.0, answer_seconds=10.0),
         )
 
@@ -169,6 +177,15 @@ class Site:
         with self.load(plan, path) as load:
             load.finish()
         return load.records()
+
+    def queue_of(self, machine: str) -> frozenset[str]:
+        """Message-IDs in the machine's mail queue: accepted, and not yet in a mailbox."""
+        found: set[str] = set()
+        for name in ("maildrop", "incoming", "active", "deferred"):
+            for path in self.machine(machine).path(f"/var/spool/postfix/{name}").rglob("*"):
+                if path.is_file():
+                    found.update(each.decode() for each in re.findall(rb"Message-ID: <([^>]+)>", path.read_bytes()))
+        return frozenset(found)
 
     def judge(self, records: list[Record], seconds_max: float = 30.0) -> tuple[Mailboxes, Verdict]:
         """What is there against what was acknowledged; waits for queued mail."""
@@ -249,7 +266,9 @@ def protected_site(
     lab = Lab.up(spec)
     try:
         site = Site(lab)
-        site.protected.protect(mailhost.MailSettings(format=kind), more_configuration=more_configuration)
+        site.protected.protect(
+            mailhost.MailSettings(format=kind, plaintext=True), more_configuration=more_configuration
+        )
         site.protected.wait_settled()
         yield site
     finally:

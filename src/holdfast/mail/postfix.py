@@ -29,8 +29,8 @@ _CHECK_SECONDS_MAX: Final = 60.0
 STOP_GRACE_SECONDS: Final = 2.0
 """What master(8) does on ``postfix stop``, a signal to its group, ends Postfix in 0.05 s unless a delivery hangs."""
 DELIVERIES_SECONDS_MAX: Final = 0.5
-"""How long a planned stop waits for deliveries under way; to a local Dovecot one takes milliseconds. Some processes do not
-leave: they look for a service that the dead master would have started (mail_connect_wait sleeps 10 s)."""
+"""How long a planned stop waits for deliveries under way; to a local Dovecot one takes milliseconds. Some processes do
+not leave: they look for a service that the dead master would have started (mail_connect_wait sleeps 10 s)."""
 _DELIVERERS: Final = frozenset({"lmtp", "smtp", "local", "virtual", "pipe"})
 _BASICS: Final = ("queue_directory", "data_directory", "daemon_directory", "alias_maps", "alias_database")
 _QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt", "bounce", "defer", "trace")
