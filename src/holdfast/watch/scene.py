@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from holdfast.trees.index import Index
-from holdfast.trees.spec import PatternSet, Tree
+from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Owners
 from holdfast.watch.disk import Directory, Disk, Place
 from holdfast.watch.limbo import Limbo
@@ -16,8 +16,9 @@ THE_DIRECTORY: Final = b"."
 """Names the directory itself where something is wrong with it."""
 READ_FIRST: Final = 1
 APPENDED: Final = 2
+LEFT_OUT: Final = 4
 PATTERNS_REMEMBERED_MAX: Final = 20_000
-"""Paths known to match a pattern: hot index and list files come by again and again. About 4 MB."""
+"""Places whose patterns were matched: hot index and list files come by again and again. About 4 MB."""
 
 
 class Boundary:
@@ -61,9 +62,7 @@ class Scene:
         self.limbo: Final = Limbo(index, self.disk, monotonic, limits.limbo_seconds)
         self.troubles: dict[Place, Trouble] = {}
         self.troubles_unnamed = 0
-        self._special = {name: PatternSet(tree.spec.read_first + tree.spec.append) for name, tree in trees.items()}
         self.any_read_first: Final = any(tree.spec.read_first for tree in trees.values())
-        self._patterns: dict[tuple[str, bytes], int] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -104,25 +103,29 @@ class Scene:
         """Look at *place* in the next batch, too."""
         self.again.setdefault(place, self.number)
 
-    def pattern(self, directory: Directory, name: bytes) -> int:
-        """READ_FIRST and APPENDED, as far as the tree's patterns say so of a file."""
-        path = directory.prefix + name
-        tree = directory.tree
-        if not self._special[tree.name].matches(path, directory=False):
-            return 0
-        key = (tree.name, path)
-        known = self._patterns.get(key)
+    def pattern(self, directory: Directory, place: Place) -> int:
+        """What the tree's patterns say of a file at *place*, which is in *directory*: LEFT_OUT, or READ_FIRST and
+        APPENDED."""
+        patterns = self.disk.patterns
+        known = patterns.get(place)
         if known is None:
-            known = (READ_FIRST if tree.read_first(path) else 0) | (APPENDED if tree.appended(path) else 0)
-            if len(self._patterns) >= PATTERNS_REMEMBERED_MAX:
-                self._patterns.clear()
-            self._patterns[key] = known
+            tree, path = directory.tree, directory.prefix + place[1]
+            if self.disk.excluded(directory, place[1], is_directory=False):
+                known = LEFT_OUT
+            else:
+                known = (READ_FIRST if tree.read_first(path) else 0) | (APPENDED if tree.appended(path) else 0)
+            if len(patterns) >= PATTERNS_REMEMBERED_MAX:
+                patterns.clear()
+            patterns[place] = known
         return known
 
     def comes_later(self, place: Place) -> bool:
         """A sort key: what is to be read first is False."""
-        directory = self.disk.directory(place[0])
-        return directory is None or not self.pattern(directory, place[1]) & READ_FIRST
+        known = self.disk.patterns.get(place)
+        if known is None:  # not remembered: a scan comes by with every name there is
+            directory = self.disk.directory(place[0])
+            return directory is None or not directory.tree.read_first(directory.prefix + place[1])
+        return not known & READ_FIRST
 
     def in_reading_order(self, places: list[Place]) -> list[Place]:
         return sorted(places, key=self.comes_later) if self.any_read_first else places
