@@ -15,8 +15,10 @@ MESSAGES_MAX = 150
 class Traffic:
     """Runs until stopped. A message is named in ``doomed`` before its file goes."""
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int, *, restless: bool = False) -> None:
+        """*restless*: mostly folders are made and renamed, again and again, with messages moved among them."""
         self.root = root
+        self.restless = restless
         self.random = random.Random(seed)
         self.doomed: set[str] = set()
         self.done = 0
@@ -47,6 +49,9 @@ class Traffic:
             self.failure = error
 
     def _step(self) -> None:
+        if self.restless and self.random.random() < 0.8:
+            self.random.choice((self._rename_folder, self._make_folder, self._move_message, self._renew_folder))()
+            return
         what = self.random.random()
         if what < 0.45:
             self._deliver()
@@ -141,11 +146,11 @@ class Traffic:
             os.link(self.root / folder / self._folders[folder][name], self.root / to / "cur" / copy)
             self._folders[to][copy] = f"cur/{copy}"
 
-    def _move_message(self) -> None:
+    def _move_message(self, to: str = "") -> None:
         picked = self._message()
         if picked is not None:
             folder, name = picked
-            to = self._folder()
+            to = to or self._folder()
             target = f"cur/{name}:2,M"
             os.rename(self.root / folder / self._folders[folder].pop(name), self.root / to / target)
             self._folders[to][name] = target
@@ -172,6 +177,20 @@ class Traffic:
             for part in ("tmp", "new", "cur"):
                 (self.root / folder / part).mkdir(parents=True)
             self._folders[folder] = {}
+
+    def _renew_folder(self) -> None:
+        """A new folder that is renamed at once, twice, and gets a message meanwhile."""
+        self._number += 1
+        first = f".young-{self._number}"
+        for part in ("tmp", "new", "cur"):
+            (self.root / first / part).mkdir(parents=True)
+        os.rename(self.root / first, self.root / f"{first}-b")
+        self._folders[f"{first}-b"] = {}
+        self._move_message(f"{first}-b")
+        os.rename(self.root / f"{first}-b", self.root / f"{first}-c")
+        self._folders[f"{first}-c"] = self._folders.pop(f"{first}-b")
+        if len(self._folders) > 2 * FOLDERS_MAX:
+            self._delete_folder()
 
     def _delete_folder(self) -> None:
         if len(self._folders) < 3:

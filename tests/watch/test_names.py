@@ -201,6 +201,17 @@ def test_moving_into_an_excluded_folder_removes_and_out_of_it_puts(ground: Groun
     ground.check()
 
 
+def test_a_folders_time_is_told_also_when_it_was_set_back(ground: Ground) -> None:
+    """A reader's folder has another time by then: something was put into it."""
+    (ground.root / "folder").mkdir()
+    os.utime(ground.root / "folder", ns=(5, 5))
+    ground.settle()
+    (ground.root / "folder/mail").write_text("mail")
+    os.utime(ground.root / "folder", ns=(5, 5))
+    ground.settle()
+    ground.check()
+
+
 def test_folder_removed_and_made_again(ground: Ground) -> None:
     for _ in range(3):
         (ground.root / "folder/new").mkdir(parents=True)

@@ -23,8 +23,8 @@ def messages(root: bytes) -> set[str]:
     return found
 
 
-def hold_while_traffic_runs(ground: Ground, seed: int) -> None:
-    traffic = Traffic(ground.root, seed)
+def hold_while_traffic_runs(ground: Ground, seed: int, *, restless: bool = False) -> None:
+    traffic = Traffic(ground.root, seed, restless=restless)
     ground.collect()
     traffic.start()
     captured: set[str] = set()
@@ -53,19 +53,20 @@ def hold_while_traffic_runs(ground: Ground, seed: int) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("seed", [1, 2])
-def test_fanotify(seed: int) -> None:
+@pytest.mark.parametrize("restless", [False, True])
+def test_fanotify(restless: bool) -> None:
     with own_tmpfs() as at:
         ground = Ground(at, sources=("fanotify",), limits=Limits(settle_seconds=0.05))
         try:
-            hold_while_traffic_runs(ground, seed)
+            hold_while_traffic_runs(ground, 1, restless=restless)
         finally:
             ground.close()
 
 
-def test_inotify(tmp_path: Path) -> None:
+@pytest.mark.parametrize("restless", [False, True])
+def test_inotify(tmp_path: Path, restless: bool) -> None:
     ground = Ground(tmp_path, sources=("inotify",), limits=Limits(settle_seconds=0.05))
     try:
-        hold_while_traffic_runs(ground, 3)
+        hold_while_traffic_runs(ground, 3, restless=restless)
     finally:
         ground.close()

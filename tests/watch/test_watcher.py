@@ -265,6 +265,24 @@ def test_what_happens_during_a_scan_is_logged_during_it(tmp_path: Path) -> None:
     ground.close()
 
 
+def test_a_scan_finds_again_what_was_renamed_to_where_it_comes_last(tmp_path: Path) -> None:
+    """Events are looked at between; they tell nothing of what happened before the watcher started."""
+    limits = Limits(settle_seconds=0.0, events_between_seconds=0.0, limbo_seconds=0.0)
+    ground = Ground(tmp_path, limits=limits)
+    for name in "abcz":
+        (ground.root / name).mkdir()
+    (ground.root / "a/mail").write_text("mail")
+    ground.settle()
+    ground.commit()
+    ground.watcher.stop()
+    os.rename(ground.root / "a/mail", ground.root / "z/mail")
+    ground.watcher = ground._watcher()
+    ground.watcher.start()
+    assert kinds(ground.scan()) == ["Rename"]
+    ground.check()
+    ground.close()
+
+
 def test_progress_of_a_scan(tmp_path: Path) -> None:
     ground = Ground(tmp_path, start=False)
     populate(ground.root)
