@@ -58,6 +58,7 @@ def block_with(words: str, language: str = "sh") -> str:
 def test_the_worked_example_works_as_written(lab: Lab) -> None:
     main, backup, relay = (lab.machine(name) for name in ("main", "backup", "relay"))
     for machine in (main, backup):
+        machine.path("/etc/systemd/system").mkdir(parents=True)
         run(machine, block_with("/var/vmail"))
         run(machine, block_with("/var/lib/radicale"))
         run(machine, block_with("install -d /etc/holdfast/overrides"))
@@ -78,12 +79,7 @@ def test_the_worked_example_works_as_written(lab: Lab) -> None:
         bundle = f"{machine.name}.join"
         code = next(line.split()[-1] for line in said.splitlines() if f"{bundle} --code" in line)
         machine.path(f"/root/{bundle}").write_bytes(main.path(f"/etc/holdfast/bundles/{bundle}").read_bytes())
-        join = (
-            block_with("holdfast join")
-            .replace("backup.join", bundle)
-            .replace(f"/root/{bundle}  ", f"/root/{bundle} --code {code}  ")
-        )
-        run(machine, join)
+        run(machine, f"yes {code} | sh -e -c '{block_with('holdfast join').replace('backup.join', bundle)}'")
     for machine in (relay, backup, main):
         machine.boot(AGENT)
 
