@@ -32,9 +32,10 @@ class TreeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Root-relative paths that are protected, with all below; empty: everything below the root."""
     exclude: tuple[str, ...] = ()
     append: tuple[str, ...] = ()
-    """Files that grow, or are rewritten near their end only."""
+    """Files that grow, or are rewritten near their end only; written with write(2), never through a mapping."""
     read_first: tuple[str, ...] = ()
-    """Files that refer to other files: read before names and data, so that a copy never refers to what it lacks."""
+    """Files that refer to other files: read before names and data, so that a copy never refers to what it lacks.
+    Written with write(2), never through a mapping."""
     transient: tuple[str, ...] = ()
     """Of what is excluded: what only means something to the processes that made it (locks, caches, temporaries). A seed
     removes it: after a power cut a lock stands there that nobody holds, and its waiter waits for minutes."""

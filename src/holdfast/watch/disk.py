@@ -295,6 +295,14 @@ class Disk:
                 return Found(handle, seen)
         return None
 
+    def status(self, directory: Directory, name: bytes) -> os.stat_result | None:
+        """How what stands at *name* looks; None when nothing does, or it cannot be told."""
+        try:
+            fd = self.fd(directory)
+            return None if fd is None else os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except (OSError, Unreadable):
+            return None
+
     @staticmethod
     def excluded(directory: Directory, name: bytes, *, is_directory: bool) -> bool:
         """Whether a thing at *name* is left out."""

@@ -185,6 +185,8 @@ class Files:
         directory = scene.disk.directory(place[0])
         if directory is None or (self._slow and self._too_soon(node.id, place, mask)):
             return
+        if mask == CLOSE_WRITE and self._only_opened(node, directory, place):
+            return
         fd: int | None = None
         try:
             fd = scene.disk.open_file(directory, place[1])
@@ -213,6 +215,23 @@ class Files:
         finally:
             if fd is not None:
                 os.close(fd)
+
+    def _only_opened(self, node: Node, directory: Directory, place: Place) -> bool:
+        """Whether a file was opened for writing and closed without having been written, as Dovecot's index files are
+        with each delivery. Of other files a close is read all the same: who writes through a mapping causes no other
+        event, and need not change the time either (mmap(2))."""
+        scene = self._scene
+        special = scene.pattern(directory, place)
+        if not special or scene.deep:
+            return False
+        seen = scene.disk.status(directory, place[1])
+        if seen is None or (seen.st_ino, seen.st_size) != (node.ino, node.size):
+            return False
+        if (seen.st_mtime_ns, seen.st_ctime_ns) != (node.mtime_ns, node.ctime_ns):
+            return False
+        if special & APPENDED:
+            self._settle(node.id, node.size)
+        return True
 
     def _compare_open(self, file: _Open, node: Node, mask: int) -> Iterator[Change]:
         seen = file.seen
