@@ -58,6 +58,11 @@ class MemoryLogStore:
         """Damage: *sequence* is gone, though it was acknowledged."""
         del self._records[sequence]
 
+    def spoil(self, sequence: Sequence, payload: bytes) -> None:
+        """Damage: *sequence*, acknowledged, holds something else now."""
+        assert sequence in self._records
+        self._records[sequence] = payload
+
     def set_available(self, available: bool) -> None:
         self.available = available
         self.wake()

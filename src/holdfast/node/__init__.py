@@ -1,8 +1,8 @@
 """The node: one machine's part in the site.
 
 *What decides.* ``roles`` is a pure table: from facts (the log's last record, what this machine remembers) to a role
-*What decides.* ``roles`` is a pure table: from facts (the log's last record, this machine's memory) to a role with a
-each as a ``plan`` that is shown, executed and written into the ``history``.
+with a reason. ``node`` enters roles and leaves them; ``operations`` carries out what people order (takeover,
+switchover), each as a ``plan`` that is shown, executed and written into the ``history``.
 
 *The pumps.* ``capture`` (primary): watcher -> frames -> log. ``follow`` (standby): log -> frames -> applier. Both keep
 the tree index committed only at positions the log really has. ``primary``, ``standby`` and ``seeding`` are the parts

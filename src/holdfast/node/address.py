@@ -13,7 +13,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from holdfast.errors import EnvironmentUnfit, HoldfastError
 
@@ -36,18 +36,21 @@ class Addresses:
         self.addresses: tuple[Interface, ...] = tuple(ipaddress.ip_interface(address) for address in addresses)
 
     def held(self) -> tuple[Interface, ...]:
-        """Which of them this machine has."""
+        """Which of them this machine has, with whatever prefix length."""
         from pyroute2 import IPRoute
 
         with IPRoute() as route:
             index = self._index(route)
-            if index is None:
-                return ()
-            have = {
-                ipaddress.ip_address(str(dict(message["attrs"])["IFA_ADDRESS"]))
-                for message in route.get_addr(index=index)
-            }
+            have = {} if index is None else self._present(route, index)
         return tuple(address for address in self.addresses if address.ip in have)
+
+    def _present(self, route: Any, index: int) -> dict[ipaddress.IPv4Address | ipaddress.IPv6Address, list[int]]:
+        """The interface's addresses and the prefix lengths they are there with."""
+        found: dict[ipaddress.IPv4Address | ipaddress.IPv6Address, list[int]] = {}
+        for message in route.get_addr(index=index):
+            address = ipaddress.ip_address(str(dict(message["attrs"])["IFA_ADDRESS"]))
+            found.setdefault(address, []).append(int(message["prefixlen"]))
+        return found
 
     def take(self) -> None:
         """Add what is missing and announce all. Raises AddressFailed, EnvironmentUnfit."""
@@ -62,7 +65,10 @@ class Addresses:
                 raise AddressFailed(
                     f"there is no interface {self.interface!r}", hint="Correct service.interface in holdfast.toml."
                 )
+            present = self._present(route, index)
             for address in self.addresses:
+                if address.ip in present:
+                    continue
                 try:
                     flags = {"flags": IFA_F_NODAD} if address.version == 6 else {}
                     route.addr(
@@ -85,12 +91,14 @@ class Addresses:
             index = self._index(route)
             if index is None:
                 return
+            present = self._present(route, index)
             for address in self.addresses:
-                try:
-                    route.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-                except NetlinkError as error:
-                    if error.code != errno.EADDRNOTAVAIL:
-                        raise self._failed("given back", address, error.code) from error
+                for length in present.get(address.ip, ()):  # also one that a person added with another length
+                    try:
+                        route.addr("del", index=index, address=str(address.ip), prefixlen=length)
+                    except NetlinkError as error:
+                        if error.code != errno.EADDRNOTAVAIL:
+                            raise self._failed("given back", address, error.code) from error
 
     def announce(self) -> None:
         """Tell the neighbours who has the addresses. Raises EnvironmentUnfit without CAP_NET_RAW."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +22,10 @@ BEAT_SECONDS: Final = 0.25
 SILENT_SECONDS: Final = 2.0
 """A machine not heard for so long counts as gone: eight beats."""
 BEAT_BYTES_MAX: Final = 16 * 1024
+OFFSETS_KEPT: Final = 8
+"""Clock comparisons of the last two seconds: the smallest has waited least on its way."""
+CLOCK_JUMP_SECONDS: Final = 1.0
+"""Clocks further apart than this are set wrong; less is what beats that wait for a busy machine look like."""
 
 
 class Beat(Struct, omit_defaults=True):
@@ -39,6 +44,7 @@ class Beat(Struct, omit_defaults=True):
     """Captured and not yet in the log."""
     waiting_seconds: float = 0.0
     log_away_seconds: float = -1.0
+    log_away_because: str = ""
     lag_ms_p50: float = 0.0
     lag_ms_p99: float = 0.0
     serving: bool = False
@@ -57,14 +63,25 @@ class Beats:
     """Publishes this machine's beat and remembers the others' last ones."""
 
     def __init__(
-        self, bus: Bus, segment: SegmentName, me: MachineName, say: Callable[[], Beat], monotonic: Callable[[], float]
+        self,
+        bus: Bus,
+        segment: SegmentName,
+        me: MachineName,
+        say: Callable[[], Beat],
+        monotonic: Callable[[], float],
+        wall_seconds: Callable[[], float],
+        on_clock_jump: Callable[[str], None] = lambda machine: None,
     ) -> None:
+        """*on_clock_jump* is called with a machine's name when its clock or ours was set."""
         self._bus = bus
         self._prefix = f"hf.{segment}.beat."
         self._me = me
         self._say = say
         self._monotonic = monotonic
+        self._wall_seconds = wall_seconds
+        self._on_clock_jump = on_clock_jump
         self._heard: dict[str, tuple[float, Beat]] = {}
+        self._offsets: dict[str, deque[float]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -89,6 +106,19 @@ class Beats:
         silent = self.silent_seconds(machine)
         return silent is not None and silent < SILENT_SECONDS
 
+    def clock_ahead_seconds(self, machine: str) -> float:
+        """How far our clock is ahead of *machine*'s; 0 when they agree within CLOCK_JUMP_SECONDS, or it is unknown."""
+        ahead = min(self._offsets.get(machine, ()), default=0.0)
+        return ahead if abs(ahead) > CLOCK_JUMP_SECONDS else 0.0
+
+    def _compare_clocks(self, machine: str, at: float) -> None:
+        offset = self._wall_seconds() - at
+        known = self._offsets.setdefault(machine, deque(maxlen=OFFSETS_KEPT))
+        if known and abs(offset - known[-1]) > CLOCK_JUMP_SECONDS:
+            known.clear()
+            self._on_clock_jump(machine)
+        known.append(offset)
+
     async def say_now(self) -> None:
         """Publish a beat at once: the role has changed."""
         await self._bus.publish(self._prefix + self._me, msgspec.json.encode(self._say()))
@@ -105,4 +135,6 @@ class Beats:
                 if machine == self._me or len(payload) > BEAT_BYTES_MAX:
                     continue
                 with contextlib.suppress(msgspec.DecodeError):  # a newer agent's beat: it counts as not heard
-                    self._heard[machine] = (self._monotonic(), msgspec.json.decode(payload, type=Beat))
+                    beat = msgspec.json.decode(payload, type=Beat)
+                    self._heard[machine] = (self._monotonic(), beat)
+                    self._compare_clocks(machine, beat.at)

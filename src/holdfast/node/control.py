@@ -156,7 +156,8 @@ class Control:
 
     async def _verify(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
-        assert self._node.peer is not None
+        if self._node.peer is None:
+            raise Refused("this machine holds no mail", hint="Run verify on a standby.")
         lines = self._node.peer.verify(full=bool(body.get("full")), heal=bool(body.get("heal")))
         response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
         await response.prepare(request)

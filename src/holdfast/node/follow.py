@@ -329,7 +329,8 @@ class Follow:
                 if self._stopping.wait(NO_SPACE_RETRY_SECONDS):
                     return
         self.blocked_because = ""
-        self._lags.append((self._clock_ns() - frame.header.captured_at_ns) / 1e6)
+        if self._settle_at is None:  # what had waited before we began is no lag, but catching up
+            self._lags.append(max(self._clock_ns() - frame.header.captured_at_ns, 0) / 1e6)
         with self._lock:
             self._waiting_bytes -= len(record.payload)
             self._chain = chain

@@ -18,10 +18,10 @@ from typing import Final
 
 from holdfast.apply.heal import heal
 from holdfast.apply.recovery import Settlement
-from holdfast.changes.frame import Chain, Frame, Promotion, chain_start, read_header
+from holdfast.changes.frame import Chain, Frame, FrameDamaged, Promotion, chain_start, read_header
 from holdfast.changes.names import Epoch, MachineName
 from holdfast.errors import HoldfastError, Refused, Unreachable
-from holdfast.log.port import Fenced, Log
+from holdfast.log.port import Fenced, Log, LogDamaged
 from holdfast.mail.packages import Severity
 from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
@@ -39,6 +39,10 @@ from holdfast.trees.replay import ReplayGap
 RETRY_SECONDS: Final = 1.0
 KEPT_NAMED_MAX: Final = 50
 PIN_LEADER_SECONDS: Final = 10.0
+OWN_RECORDS_HINT: Final = (
+    "Run `holdfast takeover` on the standby, then `holdfast join --rejoin` here. "
+    "Is this machine's mail store the good one? Then run `holdfast found` here."
+)
 YIELD_SECONDS_MAX: Final = 30.0
 """A machine that stopped for a switchover serves again when nobody was promoted for so long."""
 
@@ -64,7 +68,15 @@ class Node:
         """In what this standby's programs differ from the primary's, where it matters to mail."""
         self.busy = asyncio.Lock()
         """Held by whatever changes the role."""
-        self.beats = Beats(world.bus, settings.segment_name, settings.machine_name, self.beat, world.clocks.monotonic)
+        self.beats = Beats(
+            world.bus,
+            settings.segment_name,
+            settings.machine_name,
+            self.beat,
+            world.clocks.monotonic,
+            world.clocks.wall_seconds,
+            self._clock_jumped,
+        )
         self.asks = (
             None if world.key is None else Asks(world.bus, settings.segment_name, settings.machine_name, world.key)
         )
@@ -304,8 +316,8 @@ class Node:
         index = self._open_index()
         try:
             chain, cut_short = await catch_up(index, self.log, self.world)
-        except ReplayGap as error:
-            raise IndexUnusable(error.message, hint=row.advice or "Run `holdfast found`.") from error
+        except (ReplayGap, FrameDamaged, LogDamaged) as error:
+            raise IndexUnusable(error.message, hint=OWN_RECORDS_HINT) from error
         await self._begin_primary(index, chain, self.epoch, None, row.reason, cut_short=cut_short)
 
     async def _find_trees_again(self) -> None:
@@ -337,6 +349,10 @@ class Node:
         primary = Primary(self.world, index, self.log, epoch, self.beats, self._lost)
         await primary.begin(chain, promotion, cut_short=cut_short)
         self._is_primary(primary, reason)
+        try:
+            await self.world.serving.prepare()
+        except HoldfastError as error:
+            self.world.history.record("the mail software could not be prepared", error.message)
         await self.world.serving.start()
 
     def _is_primary(self, primary: Primary, reason: str) -> None:
@@ -483,10 +499,21 @@ class Node:
             self.log,
             log_end=(await self.log.state()).last,
             on_settled=self._settled,
+            primary_clock_ns=self._primary_clock_ns,
             on_promotion=self._promoted,
             on_lost=self._lost,
         )
         await self.standby.begin()
+
+    def _primary_clock_ns(self) -> int:
+        """The time by the primary's clock, as far as its beats tell: frames carry that clock's times."""
+        ahead = self.beats.clock_ahead_seconds(self.primary_name) if self.primary_name else 0.0
+        return self.world.clocks.wall_ns() - int(ahead * 1e9)
+
+    def _clock_jumped(self, machine: str) -> None:
+        """Lags measured around the jump say nothing."""
+        if self.standby is not None and machine == self.primary_name:
+            self.standby.follow.forget_lags()
 
     async def yield_role(self) -> int:
         """As the primary: stop serving, put everything into the log, follow it. The last record's number."""
@@ -561,6 +588,7 @@ class Node:
             beat.applied = beat.durable = status.position.sequence
             beat.waiting_bytes, beat.waiting_seconds = status.waiting_bytes, status.waiting_seconds
             beat.log_away_seconds = -1.0 if status.log_away_seconds is None else status.log_away_seconds
+            beat.log_away_because = status.log_away_because
             beat.trees = trees_digest(self.world.local.state.trees)
             if self.primary.scanning is not None:
                 beat.progress, beat.progress_share = scan_words(self.primary.scanning)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from holdfast.apply.applier import Applier
-from holdfast.apply.recovery import RecoveryReport, Settlement
+from holdfast.apply.recovery import Settlement
 from holdfast.changes.frame import Chain, Frame
 from holdfast.changes.names import Sequence
 from holdfast.errors import HoldfastError
@@ -31,6 +31,7 @@ class Standby:
         *,
         log_end: Sequence,
         on_settled: Callable[[Settlement], None],
+        primary_clock_ns: Callable[[], int],
         on_promotion: Callable[[Frame], None],
         on_lost: Callable[[HoldfastError], None],
     ) -> None:
@@ -45,7 +46,7 @@ class Standby:
             key=world.segment_key(),
             chain=index.chain,
             durable_seconds=world.settings.copy.durable_seconds,
-            clock_ns=world.clocks.wall_ns,
+            clock_ns=primary_clock_ns,
             monotonic=world.clocks.monotonic,
             settle_at=log_end,
             on_settled=on_settled,
@@ -56,8 +57,12 @@ class Standby:
     async def begin(self) -> None:
         """After an unclean end the trees are first brought back to the committed index. Raises HoldfastError."""
         report = await asyncio.to_thread(self.applier.recover)
-        if report != RecoveryReport.nothing():
-            self._world.history.record("copy recovered after an unclean end", str(report))
+        if report.put_back or report.unknown or report.suspects or report.missing:
+            self._world.history.record(
+                "copy recovered after an unclean end",
+                f"{report.put_back} put back, {report.unknown} unknown kept aside, {report.suspects} to be checked, "
+                f"{len(report.missing)} missing",
+            )
         self._world.local.change(doubt_since_ns=0)
         self.follow.start()
 

@@ -20,6 +20,8 @@ from holdfast.node.roles import Role
 
 VERIFY_AGE_SECONDS_MAX: Final = 7 * 86400.0
 """A copy not compared for a week is a copy believed in."""
+UNLOGGED_SECONDS_MAX: Final = 3.0
+"""An append takes milliseconds, an election some seconds."""
 LAG_MS_MAX: Final = 1000.0
 DISK_FREE_SHARE_MIN: Final = 0.1
 
@@ -48,6 +50,10 @@ class MachineView(Struct, frozen=True):
     progress: str
     progress_share: float
     version: str
+    clock_ahead_seconds: float
+    """How far its clock is ahead of this machine's; 0 when they agree within a second."""
+    warnings: tuple[str, ...]
+    """What it says of itself that others should see."""
 
 
 class LogView(Struct, frozen=True):
@@ -185,7 +191,7 @@ def _machine(node: Node, name: str, configured: str, beat: Beat | None, last: in
     alive = mine or node.beats.alive(name)
     if beat is None:
         return MachineView(
-            name, configured, "never heard", "", False, -1.0, -1, -1, -1, -1, -1.0, -1.0, False, "", -1.0, ""
+            name, configured, "never heard", "", False, -1.0, -1, -1, -1, -1, -1.0, -1.0, False, "", -1.0, "", 0.0, ()
         )
     follows = beat.role in (Role.STANDBY, Role.YIELDED)
     return MachineView(
@@ -205,6 +211,8 @@ def _machine(node: Node, name: str, configured: str, beat: Beat | None, last: in
         progress=beat.progress,
         progress_share=beat.progress_share,
         version=beat.version,
+        clock_ahead_seconds=0.0 if mine or not alive else -node.beats.clock_ahead_seconds(name),
+        warnings=() if mine or not alive else tuple(beat.warnings),
     )
 
 
@@ -218,7 +226,7 @@ def _would_be_lost(node: Node, primary: str, beats: dict[str, Beat | None]) -> t
     if beat is None or (primary != node.world.settings.machine and not node.beats.alive(primary)):
         return -1, "the primary is not heard: what it did since is not known here"
     if beat.log_away_seconds >= 0:
-        return beat.waiting_bytes, f"all changes of the last {beat.log_away_seconds:.0f} s: the log cannot be reached"
+        return beat.waiting_bytes, f"all changes of the last {beat.log_away_seconds:.0f} s: {beat.log_away_because}"
     if beat.waiting_bytes == 0:
         return 0, "nothing that is captured; what happens within a batch (some milliseconds)"
     return beat.waiting_bytes, f"{beat.waiting_bytes:,} bytes, captured {beat.waiting_seconds * 1000:.0f} ms ago"
@@ -247,7 +255,17 @@ def _warnings(
         warned.append(
             Warned(
                 f"the log cannot be reached: {problem}",
-                "Mail is served, and changes wait on the primary's disk only. Bring a second machine of the site up.",
+                ("Mail is served, and changes wait on this disk only. " if node.world.serving.on else "")
+                + "Two of the three machines must be up and reach each other.",
+            )
+        )
+    beat = _beat(node, primary) if primary else None
+    if beat is not None and max(beat.log_away_seconds, beat.waiting_seconds) > UNLOGGED_SECONDS_MAX:
+        waited = max(beat.log_away_seconds, beat.waiting_seconds)
+        warned.append(
+            Warned(
+                f"the log takes nothing for {waited:.0f} s: what {primary} does meanwhile is on its disk only",
+                "Two of the three log servers must be up and reach each other; nothing more is needed then.",
             )
         )
     for view in machines:
@@ -275,9 +293,20 @@ def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
             else f"Start {view.name}; until then one failure less is survived."
         )
         return [Warned(f"{view.name} is silent for {view.silent_seconds:.0f} s", advice)]
+    warned = [Warned(f"{view.name}: {text}", f"`holdfast status` on {view.name} says more.") for text in view.warnings]
     if view.lag_ms_p99 > LAG_MS_MAX:
-        return [Warned(f"{view.name} is {view.lag_ms_p99:.0f} ms behind", "Is its disk or the network slow or full?")]
-    return []
+        warned.append(
+            Warned(f"{view.name} is {view.lag_ms_p99:.0f} ms behind", "Is its disk or the network slow or full?")
+        )
+    if view.clock_ahead_seconds:
+        words = "ahead of" if view.clock_ahead_seconds > 0 else "behind"
+        warned.append(
+            Warned(
+                f"the clock of {view.name} is {abs(view.clock_ahead_seconds):.0f} s {words} this machine's",
+                "Set the wrong one right (chrony, systemd-timesyncd): times of mail and of events depend on it.",
+            )
+        )
+    return warned
 
 
 def _own_warnings(node: Node) -> list[Warned]:
@@ -300,6 +329,15 @@ def _own_warnings(node: Node) -> list[Warned]:
         warned.append(Warned(f"software differs from the primary's: {node.software[0]}{more}", "Install the same."))
     if node.standby is not None and node.standby.follow.blocked_because:
         warned.append(Warned(node.standby.follow.blocked_because, "Free space: applying goes on by itself."))
+    if node.primary is not None and node.primary.capture is not None:
+        at = node.primary.capture.status()
+        if at.log_away_seconds is not None:
+            warned.append(
+                Warned(
+                    f"changes have not reached the log for {at.log_away_seconds:.0f} s: {at.log_away_because}",
+                    "Mail is served; what happens is on this machine's disk only. It goes on by itself.",
+                )
+            )
     if node.primary is not None:
         for trouble in node.primary.watcher.status().problems[:5]:
             where = f"{trouble.tree}/{trouble.path.decode('utf-8', 'backslashreplace')}"

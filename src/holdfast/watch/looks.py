@@ -144,20 +144,19 @@ class Looks:
             view.gained.setdefault(handle, []).append((place, found))
             if handle not in view.known:
                 node = scene.index.by_handle(handle)
-                if node is not None and not self._fits(node, found, directory):
-                    node = None
-                view.known[handle] = node
-                if node is not None:
-                    view.nodes[node.id] = node
-                    others = others + scene.index.names(node.id)
+                names = [] if node is None else scene.index.names(node.id)
+                if node is not None and self._fits(node, names, found, directory):
+                    view.known[handle] = view.nodes[node.id] = node
+                    others = others + names
+                else:
+                    view.known[handle] = None
         return others
 
-    def _fits(self, node: Node, found: Found, directory: Directory) -> bool:
+    def _fits(self, node: Node, names: list[Place], found: Found, directory: Directory) -> bool:
         """Whether a known node can be what was found: renames do not cross trees."""
-        if node.kind != found.seen.kind:
+        if node.kind != found.seen.kind or not names:
             return False
-        names = self._scene.index.names(node.id)
-        above = self._scene.disk.directory(names[0][0]) if names else None
+        above = self._scene.disk.directory(names[0][0])
         return above is not None and above.tree is directory.tree
 
     def _same(self, old: Node, found: Found, directory: Directory, name: bytes) -> bool:

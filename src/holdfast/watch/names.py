@@ -44,7 +44,7 @@ class Kind(Enum):
 class Step:
     """One change to come. *node* is None for a thing the index does not know (yet)."""
 
-    __slots__ = ("done", "found", "kind", "node", "source", "target")
+    __slots__ = ("done", "found", "kind", "node", "replaces", "source", "target")
 
     def __init__(self, kind: Kind, node: Node | None, source: Place, target: Place, found: Found | None) -> None:
         self.kind = kind
@@ -53,6 +53,8 @@ class Step:
         self.target = target
         self.found = found
         self.done = False
+        self.replaces = False
+        """Something stands at the target; known once the step is ready."""
 
     @property
     def frees(self) -> Place | None:
@@ -140,10 +142,10 @@ class Steps:
             return False
         if step.kind is Kind.MOVE and step.of_directory and step.node and self._below(step.target[0], step.node.id):
             return False
-        if self._index.child_id(*step.target) is None:
-            return True
         occupant = self._index.child(*step.target)
-        assert occupant is not None
+        step.replaces = occupant is not None
+        if occupant is None:
+            return True
         if step.node is not None and occupant.id == step.node.id:
             return True
         if occupant.kind == NodeKind.DIRECTORY or step.of_directory:
@@ -241,10 +243,11 @@ class Steps:
                 return
         if step.kind is Kind.MOVE:
             assert node is not None
-            if self._index.child_id(*step.target) == node.id:
-                return
             source = self._path(step.source)
-            self._replace(step.target)
+            if step.replaces:
+                if self._index.child_id(*step.target) == node.id:
+                    return
+                self._replace(step.target)
             self._move(node, step.source, step.target)
             self._host.moved(node, step.found, step.target)
             yield Rename(self._tree(step.target), source, path)

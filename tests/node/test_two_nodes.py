@@ -1,0 +1,295 @@
+"""Whole nodes: what a damaged log, a wrong clock, a long absence and a promotion elsewhere lead to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from holdfast.changes.frame import CHAIN_START, Chain, FrameKind, FrameWriter, pack_changes, read_header, seal
+from holdfast.changes.names import Epoch, MachineName, SegmentName, Sequence
+from holdfast.errors import Refused
+from holdfast.node.keeping import LogKeeper
+from holdfast.node.roles import Role
+from holdfast.node.settings import LogSettings
+
+from .two_nodes import TwoNodes, run, wait_until
+
+SMALL_LOG = LogSettings(retention_bytes=20_000, limit_bytes=40_000)
+
+
+def test_a_standby_seeds_itself_and_follows(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        for number in range(20):
+            nodes.main.write(f"a/{number}")
+        await nodes.assert_equal()
+
+    run(tmp_path, scenario)
+
+
+# -- a log that is not what it was ---
+
+
+def gone(nodes: TwoNodes, sequence: Sequence) -> None:
+    nodes.store.lose(sequence)
+
+
+def flipped(nodes: TwoNodes, sequence: Sequence) -> None:
+    payload = nodes.store.get(sequence).payload
+    nodes.store.spoil(sequence, payload[:-1] + bytes([payload[-1] ^ 1]))
+
+
+def forked(nodes: TwoNodes, sequence: Sequence) -> None:
+    """A frame of the right number, properly sealed, that follows another history."""
+    header, _ = read_header(nodes.store.get(sequence).payload)
+    writer = FrameWriter(SegmentName("main"), MachineName("main"), header.epoch, nodes.key)
+    elsewhere = Chain(header.incarnation, Sequence(sequence - 1), CHAIN_START)
+    nodes.store.spoil(sequence, seal(writer, elsewhere, FrameKind.CHANGES, pack_changes(()), captured_at_ns=1))
+
+
+def repeated(nodes: TwoNodes, sequence: Sequence) -> None:
+    nodes.store.spoil(sequence, nodes.store.get(Sequence(sequence - 1)).payload)
+
+
+@pytest.mark.parametrize("damage", [gone, flipped, forked, repeated])
+def test_a_standby_that_meets_a_damaged_record_seeds_itself_again_and_is_equal(
+    tmp_path: Path, damage: Callable[[TwoNodes, Sequence], None]
+) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("before")
+        await nodes.settle()
+        await nodes.backup.stop()
+        for number in range(5):
+            nodes.main.write(f"missed/{number}")
+            assert nodes.main.node.primary is not None
+            await nodes.main.node.primary.barrier(10.0)
+        damage(nodes, Sequence(nodes.store.state().last - 2))
+        seeds = sum(event.startswith("seed done") for event in nodes.backup.events())
+        nodes.backup.start()
+        nodes.main.write("after")
+        await wait_until(
+            lambda: sum(event.startswith("seed done") for event in nodes.backup.events()) > seeds,
+            lambda: "\n".join(nodes.backup.events()),
+        )
+        await nodes.backup.wait_role(Role.STANDBY)
+        await nodes.assert_equal()
+        assert "standby ended" in "\n".join(nodes.backup.events()), "the history says what was wrong"
+
+    run(tmp_path, scenario)
+
+
+def test_a_primary_whose_own_last_records_are_damaged_says_so_and_appends_nothing(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("before")
+        await nodes.settle()
+        await nodes.main.stop()
+        state, kept = nodes.main.base / "state", nodes.main.base / "kept"
+        shutil.copytree(state, kept)
+        nodes.main.start()
+        await nodes.main.wait_role(Role.PRIMARY)
+        for number in range(3):
+            nodes.main.write(f"later/{number}")
+            await nodes.settle()
+        await nodes.main.stop()
+        shutil.rmtree(state)
+        kept.rename(state)  # as an agent leaves it that died before its next commit
+        last = nodes.store.state().last
+        flipped(nodes, last)
+        nodes.main.start()
+        await wait_until(
+            lambda: nodes.main.node.role is Role.WAITING and "damaged" in nodes.main.node.reason,
+            lambda: f"{nodes.main.node.role}: {nodes.main.node.reason}",
+        )
+        assert nodes.store.state().last == last
+        warned = await nodes.main.warnings()
+        assert "damaged" in warned
+        assert "holdfast takeover" in warned
+        assert "holdfast found" in warned
+
+    run(tmp_path, scenario)
+
+
+# -- a log that is away, or full ---
+
+
+def test_what_is_done_while_the_log_is_away_reaches_the_standby_when_it_is_back(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.store.set_available(False)
+        for number in range(50):
+            nodes.main.write(f"away/{number}")
+        assert nodes.main.node.primary is not None
+        assert "the log cannot be reached" in await nodes.main.warnings()
+        assert nodes.main.node.role is Role.PRIMARY, "mail is served all the same"
+        nodes.store.set_available(True)
+        await nodes.assert_equal()
+
+    run(tmp_path, scenario)
+
+
+def test_a_full_log_is_warned_of_and_nothing_is_lost_when_there_is_room(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("before")
+        await nodes.settle()
+        nodes.store.bytes_max = nodes.store.state().stored_bytes + 10
+        for number in range(50):
+            nodes.main.write(f"full/{number}")
+        capture = nodes.main.node.primary.capture if nodes.main.node.primary is not None else None
+        assert capture is not None
+        await wait_until(lambda: capture.status().log_away_seconds is not None, lambda: "appends still succeed")
+        assert "the log is full" in await nodes.main.warnings()
+        assert "the log is full" in (await nodes.main.status()).lost_if_primary_died
+        nodes.store.bytes_max = None
+        await nodes.assert_equal()
+        assert "the log is full" not in await nodes.main.warnings()
+
+    run(tmp_path, scenario)
+
+
+# -- long away ---
+
+
+def test_a_standby_away_for_longer_than_the_log_is_kept_is_seeded_again_and_status_says_so(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("before")
+        await nodes.settle()
+        position = nodes.backup.node.standby
+        assert position is not None
+        applied = position.follow.chain.sequence
+        await nodes.backup.stop()
+        assert nodes.main.node.primary is not None
+        assert nodes.main.node.log is not None
+        for number in range(200):
+            nodes.main.write(f"missed/{number}", os.urandom(1000).hex())
+            if number % 10 == 9:
+                await nodes.main.node.primary.barrier(10.0)
+        assert nodes.store.state().stored_bytes > SMALL_LOG.limit_bytes
+        keeper = LogKeeper(nodes.main.node.world, nodes.main.node.log, nodes.main.node.beats)
+        await keeper.tick()
+        state = nodes.store.state()
+        assert state.first > applied + 1
+        assert "backup is left behind by the log and will be seeded again" in "\n".join(nodes.main.events())
+        nodes.backup.start()
+        await nodes.backup.wait_role(Role.STANDBY)
+        assert any("trimmed past it" in event for event in nodes.backup.events())
+        await nodes.assert_equal()
+
+    run(tmp_path, scenario, SMALL_LOG)
+
+
+def test_the_log_waits_for_a_standby_that_is_alive(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        assert nodes.main.node.primary is not None
+        assert nodes.main.node.log is not None
+        for number in range(50):
+            nodes.main.write(f"kept/{number}", os.urandom(1000).hex())
+            await nodes.main.node.primary.barrier(10.0)
+        keeper = LogKeeper(nodes.main.node.world, nodes.main.node.log, nodes.main.node.beats)
+        await keeper.tick()
+        following = nodes.backup.node.standby
+        assert following is not None
+        assert nodes.store.state().first <= following.follow.chain.sequence + 1
+        await nodes.assert_equal()
+
+    run(tmp_path, scenario, SMALL_LOG)
+
+
+# -- clocks ---
+
+
+@pytest.mark.parametrize("name", ["main", "backup"])
+@pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
+def test_a_clock_set_back_or_forward_an_hour_changes_nothing_and_is_said(
+    tmp_path: Path, name: str, seconds: float
+) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("before")
+        await nodes.settle()
+        wrong = nodes.main if name == "main" else nodes.backup
+        wrong.clock.wrong_by_seconds = seconds
+        for number in range(20):
+            nodes.main.write(f"after/{number}")
+        nodes.main.write("before", "again\n")
+        await nodes.assert_equal()
+        await wait_until(lambda: nodes.main.node.beats.alive("backup"), lambda: "backup is not heard")
+        for machine in (nodes.main, nodes.backup):
+            warned = await machine.warnings()
+            assert "ms behind" not in warned, warned
+            assert "the clock of" in warned, "a person is told that the clocks differ"
+            view = next(view for view in (await machine.status()).machines if view.name == "backup")
+            assert 0 <= view.lag_ms_p99 < 60_000
+        done = await nodes.backup.operations.switchover("the clocks differ")
+        assert done.done, done.failure
+        nodes.backup.write("served here")
+        await nodes.main.wait_role(Role.STANDBY)
+        await nodes.settle(nodes.backup, nodes.main)
+        assert nodes.main.contents() == nodes.backup.contents()
+
+    run(tmp_path, scenario)
+
+
+# -- a promotion elsewhere ---
+
+
+def test_a_fenced_primary_appends_nothing_and_what_only_it_had_is_kept_aside_and_named(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("both")
+        nodes.main.write("changed", "as both knew it\n")
+        await nodes.settle()
+        done = await nodes.backup.operations.takeover("a test", force=True)
+        assert done.done, done.failure
+        promoted = nodes.store.state().last
+        nodes.main.write("only here")
+        nodes.main.write("changed", "as only main knows it\n")
+        await nodes.main.wait_role(Role.RETURNED)
+        nodes.backup.write("new")
+        nodes.main.write("later, only here")
+        assert nodes.backup.node.primary is not None
+        await nodes.backup.node.primary.barrier(10.0)
+        for sequence in range(promoted, nodes.store.state().last + 1):
+            header, _ = read_header(nodes.store.get(Sequence(sequence)).payload)
+            assert (header.writer, header.epoch) == ("backup", Epoch(2))
+        assert "join --rejoin" in await nodes.main.warnings()
+
+        nodes.main.node.order_rejoin()
+        await nodes.main.wait_role(Role.STANDBY)
+        await nodes.settle(nodes.backup, nodes.main)
+        assert nodes.main.contents() == nodes.backup.contents()
+        (named,) = (nodes.main.base / "state").glob("rejoin-*.json")
+        unlogged = {change["path"] for change in json.loads(named.read_bytes())["unlogged"]}
+        assert {"only here", "later, only here"} <= unlogged
+        kept = kept_aside(nodes)
+        assert kept["only here"] == b"only here of main\n"
+        assert kept["later, only here"] == b"later, only here of main\n"
+        assert kept["changed"] == b"as only main knows it\n"
+
+    run(tmp_path, scenario)
+
+
+def kept_aside(nodes: TwoNodes) -> dict[str, bytes]:
+    """What main keeps aside: contents by the path it stood at."""
+    found = {}
+    for manifest in (nodes.main.base / "state" / "aside").glob("*/manifest"):
+        for line in manifest.read_text().splitlines():
+            entry = json.loads(line)
+            if "kept" in entry:
+                found[entry["path"]] = (nodes.main.tree / entry["kept"]).read_bytes()
+    return found
+
+
+def test_orders_are_refused_where_they_would_not_be_safe(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        with pytest.raises(Refused, match="main is alive"):
+            await nodes.backup.operations.takeover("a test")
+        with pytest.raises(Refused, match="nothing to rejoin"):
+            nodes.backup.node.order_rejoin()
+        with pytest.raises(Refused, match="primary"):
+            nodes.main.node.order_found()
+        again = await nodes.main.operations.takeover("again")
+        assert again.done
+        assert again.nothing_to_do
+
+    run(tmp_path, scenario)
