@@ -262,10 +262,11 @@ def _warnings(
     beat = _beat(node, primary) if primary else None
     if beat is not None and max(beat.log_away_seconds, beat.waiting_seconds) > UNLOGGED_SECONDS_MAX:
         waited = max(beat.log_away_seconds, beat.waiting_seconds)
+        because = f" ({beat.log_away_because})" if beat.log_away_because else ""
         warned.append(
             Warned(
-                f"the log takes nothing for {waited:.0f} s: what {primary} does meanwhile is on its disk only",
-                "Two of the three log servers must be up and reach each other; nothing more is needed then.",
+                f"the log takes nothing for {waited:.0f} s{because}: what {primary} does meanwhile is on its disk only",
+                "Two of the three log servers must be up, have room, and reach each other; the rest happens by itself.",
             )
         )
     for view in machines:
@@ -329,15 +330,6 @@ def _own_warnings(node: Node) -> list[Warned]:
         warned.append(Warned(f"software differs from the primary's: {node.software[0]}{more}", "Install the same."))
     if node.standby is not None and node.standby.follow.blocked_because:
         warned.append(Warned(node.standby.follow.blocked_because, "Free space: applying goes on by itself."))
-    if node.primary is not None and node.primary.capture is not None:
-        at = node.primary.capture.status()
-        if at.log_away_seconds is not None:
-            warned.append(
-                Warned(
-                    f"changes have not reached the log for {at.log_away_seconds:.0f} s: {at.log_away_because}",
-                    "Mail is served; what happens is on this machine's disk only. It goes on by itself.",
-                )
-            )
     if node.primary is not None:
         for trouble in node.primary.watcher.status().problems[:5]:
             where = f"{trouble.tree}/{trouble.path.decode('utf-8', 'backslashreplace')}"
