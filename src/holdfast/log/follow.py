@@ -106,6 +106,8 @@ class _Follower:
         self._next = Sequence(after + 1)
         self._tail = _Tail(log)
         self._ahead: asyncio.Task[tuple[list[Standing], bool]] | None = None
+        self._exhausted = False
+        """The last replica asked had no more: asking again is for when the leader has acknowledged more."""
         self._shortness = Shortness(log.patience.short_seconds)
         self._checked = asyncio.get_running_loop().time()
 
@@ -120,13 +122,14 @@ class _Follower:
         behind_since: float | None = None
         pause = BEHIND_SECONDS[0]
         while True:
+            if self._exhausted and self._tail.sequence < self._next:
+                behind_since, pause = None, BEHIND_SECONDS[0]
+                if not await self._tail.wait(self._next, IDLE_SECONDS) and loop.time() - self._checked > CHECK_SECONDS:
+                    await self.check()
             found = await self._fetched()
             if found:
                 return found
             if self._tail.sequence < self._next:
-                behind_since, pause = None, BEHIND_SECONDS[0]
-                if not await self._tail.wait(self._next, IDLE_SECONDS) and loop.time() - self._checked > CHECK_SECONDS:
-                    await self.check()
                 continue
             behind_since = behind_since or loop.time()
             if loop.time() - behind_since > LAGGING_SECONDS:
@@ -145,6 +148,7 @@ class _Follower:
         except LogUnavailable:
             await asyncio.sleep(RETRY_SECONDS)
             return []
+        self._exhausted = not more
         found = [standing for standing in found if standing.record.sequence >= self._next]
         if found and more:
             self._ahead = asyncio.create_task(self._fetch(Sequence(found[-1].record.sequence + 1)))
