@@ -58,7 +58,7 @@ def block_with(words: str, language: str = "sh") -> str:
 def test_the_worked_example_works_as_written(lab: Lab) -> None:
     main, backup, relay = (lab.machine(name) for name in ("main", "backup", "relay"))
     for machine in (main, backup):
-        machine.path("/etc/systemd/system").mkdir(parents=True)
+        machine.path("/etc/systemd/system").mkdir(parents=True, exist_ok=True)
         run(machine, block_with("/var/vmail"))
         run(machine, block_with("/var/lib/radicale"))
         run(machine, block_with("install -d /etc/holdfast/overrides"))
