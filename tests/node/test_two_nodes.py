@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from holdfast.node.keeping import LogKeeper
 from holdfast.node.roles import Role
 from holdfast.node.settings import LogSettings
 from holdfast.node.status import UNLOGGED_SECONDS_MAX
+from holdfast.watch.watcher import ScanProgress
 
 from .two_nodes import TwoNodes, run, wait_until
 
@@ -292,5 +294,47 @@ def test_orders_are_refused_where_they_would_not_be_safe(tmp_path: Path) -> None
         again = await nodes.main.operations.takeover("again")
         assert again.done
         assert again.nothing_to_do
+
+    run(tmp_path, scenario)
+
+
+def test_a_scan_given_up_while_the_log_is_away_breaks_nothing(tmp_path: Path) -> None:
+    """The scan's last commit waits for the log when another machine's promotion ends it."""
+
+    async def scenario(nodes: TwoNodes) -> None:
+        primary = nodes.main.node.primary
+        assert primary is not None
+        assert primary.capture is not None
+        await wait_until(lambda: primary.scan_done, lambda: "the first scan goes on")
+        nodes.store.set_available(False)
+        nodes.main.write("more")
+        seen = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def progress(_: ScanProgress) -> None:
+            loop.call_soon_threadsafe(seen.set)
+
+        scan = asyncio.ensure_future(primary.capture.scan(progress, None))
+        await seen.wait()
+        scan.cancel()
+        nodes.store.set_available(True)
+        await nodes.assert_equal()
+        assert nodes.main.node.role is Role.PRIMARY
+
+    run(tmp_path, scenario)
+
+
+def test_an_agent_stops_in_time_while_the_log_is_away_and_nothing_is_lost(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("before")
+        await nodes.settle()
+        nodes.store.set_available(False)
+        for number in range(50):
+            nodes.main.write(f"away/{number}")
+        await asyncio.wait_for(nodes.main.stop(), 8.0)  # supervisors kill after ten seconds
+        nodes.store.set_available(True)
+        nodes.main.start()
+        await nodes.main.wait_role(Role.PRIMARY)
+        await nodes.assert_equal()
 
     run(tmp_path, scenario)

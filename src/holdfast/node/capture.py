@@ -35,7 +35,7 @@ PARTS_WAITING_MAX: Final = 3
 """One in flight, one sealed behind it, one being packed: more would only age."""
 COMMIT_SECONDS: Final = 1.0
 """A crash makes us read our own records of so long again."""
-STOP_SECONDS_MAX: Final = 10.0
+STOP_SECONDS_MAX: Final = 4.0
 IDLE_SECONDS: Final = 0.25
 APPEND_RETRY_SECONDS: Final = 0.2
 T = TypeVar("T")
@@ -292,17 +292,26 @@ class Capture:
     def _run_commands(self) -> None:
         while not self._commands.empty():
             command = self._commands.get()
+            if not command.future.set_running_or_notify_cancel():
+                continue  # who asked is gone
             try:
-                command.future.set_result(command.run())
+                result = command.run()
             except HoldfastError as error:
                 command.future.set_exception(error)
-            except _Stopped:
-                command.future.set_exception(self._lost or Unreachable("capturing has stopped"))
+            except (_Stopped, apsw.Error, OSError):
+                self._refuse(command.future)
                 raise
+            else:
+                command.future.set_result(result)
 
     def _refuse_commands(self) -> None:
         while not self._commands.empty():
-            self._commands.get().future.set_exception(self._lost or Unreachable("capturing has stopped"))
+            future = self._commands.get().future
+            if future.set_running_or_notify_cancel():
+                self._refuse(future)
+
+    def _refuse(self, future: Future[Any]) -> None:
+        future.set_exception(self._lost or Unreachable("capturing has stopped"))
 
     def _hand_over_batch(self, parts: Iterable[Part]) -> None:
         captured_at_ns = self._clock_ns()

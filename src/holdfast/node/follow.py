@@ -287,7 +287,9 @@ class Follow:
             self._stopping.set()
             flusher.shutdown()
             while self._commands:
-                self._commands.popleft().future.set_exception(self._lost or Unreachable("following has stopped"))
+                future = self._commands.popleft().future
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(self._lost or Unreachable("following has stopped"))
 
     def _settle(self) -> None:
         """The log has been applied as far as it reached when the copy was recovered: what is not right now is wrong."""
@@ -312,10 +314,17 @@ class Follow:
     def _run_commands(self) -> None:
         while self._commands:
             command = self._commands.popleft()
+            if not command.future.set_running_or_notify_cancel():
+                continue  # who asked is gone
             try:
-                command.future.set_result(command.run())
+                result = command.run()
             except HoldfastError as error:
                 command.future.set_exception(error)
+            except (apsw.Error, OSError) as error:
+                command.future.set_exception(HoldfastError(f"the copy could not be read or written: {error}"))
+                raise
+            else:
+                command.future.set_result(result)
 
     def _take(self, record: Record) -> None:
         frame = open_frame(record.payload, self._key)
