@@ -72,6 +72,11 @@ class Site:
         events: list[dict[str, Any]] = self.protected.order(machine, "history", "--last", "200")  # type: ignore[assignment]
         return events
 
+    def records(self, machine: str, last: int = 1000) -> list[dict[str, Any]]:
+        """The log's last records, as *machine* reads them."""
+        found: list[dict[str, Any]] = self.protected.order(machine, "log", "--last", str(last))  # type: ignore[assignment]
+        return found
+
     @property
     def primary(self) -> str:
         """By its own word."""
