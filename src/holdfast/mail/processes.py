@@ -64,6 +64,14 @@ def _link(pid: int, name: str) -> str:
         return ""
 
 
+def command_line(pid: int) -> list[bytes]:
+    """Its words; none for a process that is gone (also one that goes while it is read: ESRCH), or for the kernel's."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def find(wanted: Callable[[Seen], bool]) -> list[Seen]:
     """All processes of this process namespace that *wanted* accepts."""
     found = []

@@ -181,7 +181,7 @@ class Radicale:
         def ours(process: processes.Seen) -> bool:
             if known is not None and process.group == known.pid:
                 return True
-            words = (read_or_none(Path(f"/proc/{process.pid}/cmdline")) or b"").split(b"\0")
+            words = processes.command_line(process.pid)
             return config in words and any(os.path.basename(word) == b"radicale" for word in words[:3])
 
         return processes.find(ours)

@@ -100,6 +100,8 @@ class MailSite:
                 await service.stop()
             except HoldfastError as error:
                 failed.append(error)
+            except OSError as error:
+                failed.append(ServiceFailed(f"{service.name}: {error}"))
         _raise("stop", failed)
 
     async def reload(self) -> None:
@@ -108,9 +110,11 @@ class MailSite:
     async def _all(self, verb: str, step: Callable[[Service], Awaitable[None]]) -> None:
         results = await asyncio.gather(*(step(service) for service in self.services.values()), return_exceptions=True)
         failed: list[HoldfastError] = []
-        for result in results:
+        for name, result in zip(self.services, results, strict=True):
             if isinstance(result, HoldfastError):
                 failed.append(result)
+            elif isinstance(result, OSError):
+                failed.append(ServiceFailed(f"{name}: {result}"))
             elif isinstance(result, BaseException):
                 raise result
         _raise(verb, failed)

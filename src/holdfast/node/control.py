@@ -12,12 +12,14 @@ POST   /barrier             wait until everything done so far is in the log
 POST   /verify              compare with the primary: lines of JSON, progress, the report last
 ====== ==================== ==================================================================
 
-Errors: 409 refused, 503 unreachable, 500 other failures; the body is {"message", "hint", "exit_status"}.
+Errors: 409 refused, 503 unreachable, 500 other failures; the body is {"message", "hint", "exit_status"}. A fault of
+the agent's own is a 500 too, with the traceback in its log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +37,11 @@ BARRIER_SECONDS_MAX: Final = 60.0
 BODY_BYTES_MAX: Final = 64 * 1024
 RECORDS_MAX: Final = 1000
 ACTIONS: Final = ("takeover", "switchover")
+_LOG: Final = logging.getLogger(__name__)
+FAULT_HINT: Final = (
+    "Look at `holdfast status`, then give the order again: orders go on from where they are. "
+    "The agent's log has the traceback (`journalctl -u holdfast`); please report it."
+)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -49,6 +56,12 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except HoldfastError as error:
         status = 409 if isinstance(error, Refused) else 503 if isinstance(error, Unreachable) else 500
         return _json(error_body(error), status)
+    except web.HTTPException as error:
+        return _json(error_body(HoldfastError(f"{request.method} {request.path}: {error.reason}")), error.status)
+    except Exception as error:  # noqa: BLE001  # the door answers whatever happens behind it; the log has the traceback
+        _LOG.exception("%s %s: a fault of our own", request.method, request.path)
+        what = f"{type(error).__name__}: {error}"
+        return _json(error_body(HoldfastError(f"the agent met a fault of its own: {what}", hint=FAULT_HINT)), 500)
 
 
 def _json(value: object, status: int = 200) -> web.Response:

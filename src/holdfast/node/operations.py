@@ -30,7 +30,8 @@ from holdfast.node.roles import Role
 
 DRAIN_SECONDS_MAX: Final = 600.0
 """Applying a long backlog takes minutes; a log that gives nothing for so long is away."""
-PROBE_SECONDS_MAX: Final = 10.0
+PROBE_SECONDS_MAX: Final = 20.0
+"""The machine may be busy with everything that clients held back meanwhile."""
 PROBE_PAUSE_SECONDS: Final = 0.05
 PROMOTIONS_MAX: Final = 5
 """Attempts to be the log's next record, when a dying primary's last frames still arrive."""

@@ -65,7 +65,7 @@ class Execution:
         history.record(f"{plan.action} begins", plan.why, machine=plan.machine)
 
     async def step(self, name: str, run: Awaitable[str | None]) -> None:
-        """Await *run*; its words go to the record. A HoldfastError is recorded and raised on."""
+        """Await *run*; its words go to the record. Raises a HoldfastError, recorded: also for what the system refused."""
         began = self._monotonic()
         try:
             words = await run or ""
@@ -73,6 +73,10 @@ class Execution:
             seconds = self._monotonic() - began
             self._history.record(f"{self.plan.action}: {name} failed", error.message, seconds=round(seconds, 3))
             raise
+        except OSError as error:
+            seconds = self._monotonic() - began
+            self._history.record(f"{self.plan.action}: {name} failed", str(error), seconds=round(seconds, 3))
+            raise HoldfastError(f"{name}: {error}", hint="Mend that, then give the order again.") from error
         done = StepDone(name, self._monotonic() - began, words)
         self.steps.append(done)
         self._history.record(f"{self.plan.action}: {name}", words, seconds=round(done.seconds, 3))
