@@ -65,7 +65,7 @@ class Execution:
         history.record(f"{plan.action} begins", plan.why, machine=plan.machine)
 
     async def step(self, name: str, run: Awaitable[str | None]) -> None:
-        """Await *run*; its words go to the record. Raises a HoldfastError, recorded: also for what the system refused."""
+        """Await *run*; its words go to the record. Raises HoldfastError, recorded; so is what the system refuses."""
         began = self._monotonic()
         try:
             words = await run or ""

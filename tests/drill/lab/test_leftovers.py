@@ -23,7 +23,11 @@ pytestmark = pytest.mark.system
 
 def traces(name: str) -> list[str]:
     """Everything on this host that has the lab's name in it, or is a loop device or mount of it."""
-    found = [str(path) for path in (store.lab_folder(name), store.DISKS_FOLDER / name) if path.exists()]
+    found = [
+        str(path)
+        for path in (store.lab_folder(name), *(folder / name for folder in store.DISKS_FOLDERS))
+        if path.exists()
+    ]
     found += [str(path) for path in store.run_folder().glob(f"{name}*")]
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):

@@ -39,7 +39,11 @@ def lab() -> None:
 )
 @click.option("--only", is_flag=True, help="Only the machines given by --machine, not the usual four.")
 @click.option("--disk-mb", type=int, default=2048, show_default=True, help="Size of each machine's disk (sparse).")
-@click.option("--disks", metavar="FOLDER", help="Where the disk images go.  [default: /var/tmp/holdfast-lab]")
+@click.option(
+    "--disks",
+    metavar="FOLDER",
+    help="Where the disk images go.  [default: in memory if there is plenty, else /var/tmp]",
+)
 @click.option("--domain", default="example.test", show_default=True)
 @click.option("--accounts", type=click.IntRange(0, 100_000), default=50, show_default=True)
 @click.option("--seed", default="holdfast", show_default=True, help="Passwords follow from it.")

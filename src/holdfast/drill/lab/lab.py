@@ -319,7 +319,7 @@ class Machine:
 def _up_locked(adapter: Backend, spec: LabSpec) -> None:
     if store.lab_folder(spec.name).exists():
         _refuse_or_clean(spec.name)
-    disks = (Path(spec.disks).resolve() if spec.disks else store.DISKS_FOLDER) / spec.name
+    disks = (Path(spec.disks).resolve() if spec.disks else store.disks_folder()) / spec.name
     with store.choosing_network() as number:
         state = new_state(spec, adapter.backing, number, disks)
         store.lab_folder(spec.name).mkdir(mode=0o755)
@@ -358,7 +358,9 @@ def _state_or_guess(name: str) -> LabState:
     try:
         return store.load(name)
     except LabError:
-        return new_state(LabSpec(name=name, machines=()), "namespaces", 0, store.DISKS_FOLDER / name)
+        left = (folder / name for folder in store.DISKS_FOLDERS if (folder / name).is_dir())
+        disks = next(left, store.DISKS_ON_DISK / name)
+        return new_state(LabSpec(name=name, machines=()), "namespaces", 0, disks)
 
 
 def _cuts(state: LabState, first: str, second: str | None, *, one_way: bool) -> list[Cut]:

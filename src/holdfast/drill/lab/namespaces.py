@@ -140,7 +140,7 @@ class Namespaces:
         if folder.is_dir():
             shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # not ours, or another lab's disks are in it
-            if folder.parent == store.DISKS_FOLDER:
+            if folder.parent in store.DISKS_FOLDERS:
                 folder.parent.rmdir()
 
 

@@ -111,7 +111,7 @@ class Processes:
         if Path(state.disks).is_dir():
             shutil.rmtree(state.disks)
         with contextlib.suppress(OSError):  # another lab's disks are in it
-            if Path(state.disks).parent == store.DISKS_FOLDER:
+            if Path(state.disks).parent in store.DISKS_FOLDERS:
                 Path(state.disks).parent.rmdir()
 
 

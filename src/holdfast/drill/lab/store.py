@@ -17,7 +17,11 @@ from holdfast.errors import EnvironmentUnfit
 from holdfast.files import PRIVATE, write_once
 
 RUN_FOLDER: Final = Path("/run/holdfast-lab")
-DISKS_FOLDER: Final = Path("/var/tmp/holdfast-lab")
+DISKS_ON_DISK: Final = Path("/var/tmp/holdfast-lab")
+DISKS_IN_MEMORY: Final = Path("/dev/shm/holdfast-lab")
+DISKS_FOLDERS: Final = (DISKS_IN_MEMORY, DISKS_ON_DISK)
+MEMORY_BYTES_MIN: Final = 8 << 30
+"""With so much memory available the images lie in it: a usual lab writes well below 2 GiB."""
 STATE_FILE: Final = "lab.json"
 NETWORKS_LOCK: Final = ".networks.lock"
 
@@ -25,6 +29,23 @@ NETWORKS_LOCK: Final = ".networks.lock"
 def run_folder() -> Path:
     """The folder of all labs; the ordinary user of a plain container has one of their own."""
     return RUN_FOLDER if os.geteuid() == 0 else Path(f"/tmp/holdfast-lab-{os.geteuid()}")
+
+
+def disks_folder() -> Path:
+    """Where disk images go that were not told otherwise: in memory where there is plenty of it, on disk else.
+
+    Four machines on one disk wait for each other's writes as four machines never do: seconds, under load, for a sync
+    that takes 0.2 ms when the disk is idle. In memory each has a disk that syncs at once. What a power cut drops is the
+    same, for it happens in the image's own filesystem.
+    """
+    try:
+        room = os.statvfs(DISKS_IN_MEMORY.parent)
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return DISKS_ON_DISK
+    plenty = min(room.f_bavail * room.f_frsize, available) >= MEMORY_BYTES_MIN
+    return DISKS_IN_MEMORY if plenty else DISKS_ON_DISK
 
 
 def lab_folder(name: str) -> Path:
