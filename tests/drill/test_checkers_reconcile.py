@@ -7,6 +7,7 @@ import pytest
 from holdfast.drill.checkers import facts
 from holdfast.drill.checkers.facts import DavItem, Folder, Ref, Result, SieveScript
 from holdfast.drill.checkers.findings import What
+from holdfast.drill.checkers.nothing_lost import Reach, excused
 from holdfast.drill.checkers.reconcile import Verdict, reconcile, seconds_of
 from tests.drill.made import ANN, Story, account, folder, mailboxes, message
 
@@ -183,6 +184,16 @@ def test_an_expunged_message_that_is_there_again_is_named() -> None:
     assert (clean.clean, clean.accepted, clean.present) == (True, 1, 1)
     verdict = judged(expunged(), {"INBOX": folder(message(1, "a"))})
     assert (whats(verdict), verdict.duplicates) == ([What.EXPUNGED_BACK], [])
+
+
+def test_a_difference_knows_when_what_it_rests_on_was_acknowledged() -> None:
+    story = expunged()
+    (back,) = judged(story, {"INBOX": folder(message(1, "a"))}).state_differences
+    latest = max(back.rests_on)
+    assert excused(back, Reach(safe_mono_ns=latest - 1, killed_mono_ns=latest))
+    assert not excused(back, Reach(safe_mono_ns=latest, killed_mono_ns=latest + 1)), "captured before"
+    assert not excused(back, Reach(safe_mono_ns=latest - 1, killed_mono_ns=latest - 1)), "acknowledged after the kill"
+    assert not excused(back, Reach()), "no machine died: everything is promised"
 
 
 def test_an_expunged_message_under_a_new_uid_was_delivered_twice() -> None:

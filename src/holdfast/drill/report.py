@@ -142,7 +142,9 @@ def show(result: DrillResult, console: Console) -> None:
     for message in result.lost_messages[:10]:
         console.print(f"lost: {message.account} {message.message_id} ({message.reason})", markup=False, highlight=False)
     for double in result.duplicate_messages[:10]:
-        why = "sent again after no answer" if double.explained else "unexplained"
+        why = "sent again after no answer, or from the dead machine's queue" if double.explained else "unexplained"
         console.print(f"doubled: {double.account} {double.message_id} ({why})", markup=False, highlight=False)
+    for note in result.notes[:10]:
+        console.print(f"note: {note}", markup=False, highlight=False)
     for difference in result.differences[:10]:
         console.print(f"differs: {difference}", markup=False, highlight=False)

@@ -113,7 +113,7 @@ def _account(name: str, before: Account, after: Account, read: tuple[str, ...]) 
             was_script, is_script = before.sieve.get(script), after.sieve.get(script)
             if was_script != is_script:
                 sides = [f"{side.digest}{' active' * side.active}" if side else "" for side in (was_script, is_script)]
-                yield Difference(name, script, 0, What.SIEVE, *sides)
+                yield Difference(name, script, 0, What.SIEVE, sides[0], sides[1])
     if "dav" in read:
         yield from _dav(name, before, after)
 

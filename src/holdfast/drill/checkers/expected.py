@@ -47,6 +47,15 @@ class Copy:
     unsure: set[str] = field(default_factory=set)
     retried: bool = False
     """Possible only because an attempt went unanswered and was sent again."""
+    rests_on: tuple[int, ...] = ()
+    """When each acknowledged operation on it was (monotonic ns)."""
+
+    def __post_init__(self) -> None:
+        self.rests_on = self.rests_on or (self.by.mono_ns, self.last.mono_ns)
+
+    def touched(self, by: Acknowledged) -> None:
+        self.last = by
+        self.rests_on += (by.mono_ns,)
 
     def is_at(self, folder: str, uid: int) -> bool:
         """Whether a message with that UID there is this very copy, as far as its own UID is known."""
@@ -244,7 +253,7 @@ class Owner:
             here = copy.places & moved.keys()
             if here and self._certain:
                 copy.places = {moved.get(place, place) for place in copy.places}
-                copy.last = self._by
+                copy.touched(self._by)
             elif here:
                 copy.places |= {moved[place] for place in here}
         for name, target in moved.items():
@@ -258,6 +267,8 @@ class Owner:
 
     def _delete(self, folder: str) -> None:
         for copy in [copy for copy in self._account.copies if copy.places == {folder}]:
+            if self._certain:
+                copy.touched(self._by)
             self._remove(copy)
         if self._certain:
             self._account.folders.pop(folder, None)
@@ -278,6 +289,7 @@ class Owner:
             required=self._certain,
             by=by,
             last=self._by,
+            rests_on=(*copy.rests_on, self._by.mono_ns),
             uid=there.get(copy.uid, 0),
             uid_validity=self._outcome.uid_validity,
             wants=set(copy.wants),
@@ -302,7 +314,7 @@ class Owner:
                 copy = self._unexpected(folder, ref)
             if self._certain:
                 copy.required, copy.retried, copy.places = True, False, {folder}
-                copy.last = self._by
+                copy.touched(self._by)
             copy.uid = ref.uid
             found.append(copy)
         return found
@@ -313,12 +325,13 @@ class Owner:
         return here[0] if here and here[0].uid in (ref.uid, 0) else None
 
     def _unexpected(self, folder: str, ref: Ref) -> Copy:
-        gone = self._account.removed.get(ref.message_id, [])
-        back = any(copy.is_at(folder, ref.uid) for copy in gone)
-        what = What.EXPUNGED_BACK if back else What.MESSAGE_MISPLACED
+        gone = [copy for copy in self._account.removed.get(ref.message_id, []) if copy.is_at(folder, ref.uid)]
+        elsewhere = [copy for copy in self._account.copies if copy.message_id == ref.message_id]
+        rests_on = tuple(moment for copy in gone or elsewhere for moment in copy.rests_on)
+        what = What.EXPUNGED_BACK if gone else What.MESSAGE_MISPLACED
         note = f"met by {self._by.operation}"
         self._account.contradictions.append(
-            Difference(self._account.name, folder, ref.uid, what, "not there", ref.message_id, note)
+            Difference(self._account.name, folder, ref.uid, what, "not there", ref.message_id, note, rests_on)
         )
         for copy in self._account.copies:  # an undone move: it is not where it was moved to
             if copy.message_id == ref.message_id and copy.required and folder not in copy.places:

@@ -59,7 +59,11 @@ class What(enum.Enum):
 
 
 class Difference(Struct, frozen=True, order=True):
-    """One difference: where (account, folder, uid; what does not apply is empty or 0), what, and both sides."""
+    """One difference: where (account, folder, uid; what does not apply is empty or 0), what, and both sides.
+
+    *rests_on* are the moments (monotonic ns) at which the operations that *before* is known from were acknowledged;
+    empty: not known from operations.
+    """
 
     account: str
     folder: str
@@ -68,6 +72,7 @@ class Difference(Struct, frozen=True, order=True):
     before: str
     after: str
     note: str = ""
+    rests_on: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         where = "/".join(part for part in (self.account, self.folder) if part)
@@ -79,7 +84,8 @@ class Difference(Struct, frozen=True, order=True):
 class LostMessage(Struct, frozen=True):
     """An acknowledged message that is nowhere in its account.
 
-    *reason* is why it may be gone (`nothing_lost.explain`), *excused* whether the promise did not cover it.
+    *reason* is why it may be gone (`nothing_lost.explain`), *excused* whether the promise did not cover it. *copies* of
+    it are there elsewhere in the account; *rests_on* as in :class:`Difference`.
     """
 
     account: str
@@ -90,6 +96,8 @@ class LostMessage(Struct, frozen=True):
     expected_in: str
     reason: str = ""
     excused: bool = False
+    copies: int = 0
+    rests_on: tuple[int, ...] = ()
 
 
 class Duplicate(Struct, frozen=True):

@@ -117,16 +117,24 @@ def _message(
                 copy.by.mono_ns,
                 copy.by.real_ns,
                 " or ".join(sorted(copy.places)),
+                copies=len(present),
+                rests_on=copy.rests_on,
             )
         )
     gone = account.removed.get(message_id, [])
-    back = [found for found in extra if any(copy.is_at(found.folder, found.message.uid) for copy in gone)]
-    for found in back:
-        verdict.state_differences.append(
-            Difference(account.name, found.folder, found.message.uid, What.EXPUNGED_BACK, "expunged", message_id)
-        )
+    back = 0
+    for found in extra:
+        here = [copy for copy in gone if copy.is_at(found.folder, found.message.uid)]
+        if here:
+            back += 1
+            note = f"{message_id}, {_told(here[-1].last)}"
+            rests_on = tuple(moment for copy in here for moment in copy.rests_on)
+            where = (account.name, found.folder, found.message.uid)
+            verdict.state_differences.append(
+                Difference(*where, What.EXPUNGED_BACK, "expunged", "there", note, rests_on)
+            )
     explained = sum(copy.retried for copy, _ in matches)
-    unexplained = len(extra) - len(back)
+    unexplained = len(extra) - back
     if explained or unexplained:
         should = sum(copy.required for copy in copies)
         if explained and not should and not unexplained:
@@ -167,7 +175,7 @@ def _judge(account: str, copy: Copy, found: Present, body_digest: str) -> Iterat
 
     def difference(what: What, wanted: str, there: str) -> Difference:
         note = f"{message.message_id}, {_told(copy.last)}"
-        return Difference(account, found.folder, message.uid, what, wanted, there, note)
+        return Difference(account, found.folder, message.uid, what, wanted, there, note, copy.rests_on)
 
     if found.folder not in copy.places:
         yield difference(What.MESSAGE_MISPLACED, " or ".join(sorted(copy.places)), found.folder)
@@ -187,14 +195,16 @@ def _judge(account: str, copy: Copy, found: Present, body_digest: str) -> Iterat
 def _folders(wanted: ExpectedAccount, there: Account) -> Iterator[Difference]:
     for folder, by in sorted(wanted.folders.items()):
         if by is not None and folder not in there.folders:
-            yield Difference(wanted.name, folder, 0, What.FOLDER_MISSING, _told(by), "")
+            yield Difference(wanted.name, folder, 0, What.FOLDER_MISSING, _told(by), "", rests_on=(by.mono_ns,))
     for folder, by in sorted(wanted.no_folders.items()):
         if folder in there.folders:
-            yield Difference(wanted.name, folder, 0, What.FOLDER_EXTRA, _told(by), "there")
+            yield Difference(wanted.name, folder, 0, What.FOLDER_EXTRA, _told(by), "there", rests_on=(by.mono_ns,))
     for folder, wish in sorted(wanted.subscriptions.items()):
         if wish is not None and wish[0] is not (folder in there.subscriptions):
             sides = ("subscribed", "not subscribed") if wish[0] else ("not subscribed", "subscribed")
-            yield Difference(wanted.name, folder, 0, What.SUBSCRIPTION, *sides, note=_told(wish[1]))
+            yield Difference(
+                wanted.name, folder, 0, What.SUBSCRIPTION, *sides, note=_told(wish[1]), rests_on=(wish[1].mono_ns,)
+            )
 
 
 def _sieve(wanted: ExpectedAccount, there: Account) -> Iterator[Difference]:
@@ -202,24 +212,27 @@ def _sieve(wanted: ExpectedAccount, there: Account) -> Iterator[Difference]:
         script = there.sieve.get(name)
         digest = script.digest if script else ""
         if digest not in {one for one, _ in allowed}:
-            yield Difference(wanted.name, name, 0, What.SIEVE, allowed[0][0], digest, _told(allowed[-1][1]))
+            by = allowed[-1][1]
+            yield Difference(wanted.name, name, 0, What.SIEVE, allowed[0][0], digest, _told(by), (by.mono_ns,))
 
 
 def _dav(wanted: ExpectedAccount, there: Account) -> Iterator[Difference]:
     for href, by in sorted(wanted.collections.items()):
         if href not in there.collections:
-            yield Difference(wanted.name, href, 0, What.COLLECTION, _told(by), "missing")
+            yield Difference(wanted.name, href, 0, What.COLLECTION, _told(by), "missing", rests_on=(by.mono_ns,))
     for href, allowed in sorted(wanted.items.items()):
         item = there.items.get(href)
         mark = item.mark if item else ""
         by = allowed[-1][2]
         if mark not in {one for one, _, _ in allowed}:
             what = What.ITEM_MISSING if item is None else What.ITEM if allowed[0][0] else What.ITEM_EXTRA
-            yield Difference(wanted.name, href, 0, what, allowed[0][0] or "deleted", mark or "missing", _told(by))
+            sides = (allowed[0][0] or "deleted", mark or "missing")
+            yield Difference(wanted.name, href, 0, what, *sides, _told(by), rests_on=(by.mono_ns,))
             continue
         etags = {etag for one, etag, _ in allowed if one == mark and etag}
         if item is not None and etags and item.etag not in etags:
-            yield Difference(wanted.name, href, 0, What.ITEM, " or ".join(sorted(etags)), item.etag, _told(by))
+            sides = (" or ".join(sorted(etags)), item.etag)
+            yield Difference(wanted.name, href, 0, What.ITEM, *sides, _told(by), rests_on=(by.mono_ns,))
 
 
 def seconds_of(internal_date: str) -> int:
