@@ -36,6 +36,8 @@ from holdfast.node.world import Clocks, World
 from holdfast.trees.spec import TreeSpec
 from holdfast.trees.stat import Owners
 
+SCENARIO_SECONDS_MAX = 180.0
+"""Far above what any takes: a scenario that hangs is a failure with a name, not a run that never ends."""
 DEADLINE_SECONDS: Final = 30.0
 NAMES: Final = ("main", "backup")
 
@@ -250,4 +252,4 @@ def run(base: Path, scenario: Callable[[TwoNodes], Awaitable[None]], log_setting
         finally:
             await nodes.down()
 
-    asyncio.run(whole())
+    asyncio.run(asyncio.wait_for(whole(), SCENARIO_SECONDS_MAX))
