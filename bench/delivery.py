@@ -7,9 +7,10 @@ The same LMTP load goes to three systems in one run, interleaved and repeated (a
 * ``holdfast``: Dovecot beside Holdfast, three replicas of the log, and a standby that applies.
 
 Every machine is one of a lab on this computer: each has an ext4 filesystem of its own in an image on the same disk, and
-all share the processors, as does the load generator. Dovecot's configuration is the same everywhere, but for the
-replicator. Run as ``make bench-delivery``; ``--quick`` takes about a minute. Writes ``build/bench/delivery.json``; exit
-status 1 when a promise is not kept.
+all share the processors, as does the load generator. A load during which the machine beneath a virtual one took the
+processors away is repeated (``stolen_share`` and ``tries`` say so). Dovecot's configuration is the same everywhere, but
+for the replicator. Run as ``make bench-delivery``; ``--quick`` takes about a minute. Writes
+``build/bench/delivery.json``; exit status 1 when a promise is not kept.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from holdfast.errors import HoldfastError
 
 OUT: Final = Path("build/bench/delivery.json")
 ACCOUNTS: Final = 50
+DISKS: Final = Path("/var/tmp/holdfast-lab")
+"""On the real disk, not in memory: a delivery waits for its sync."""
 DISK_BYTES: Final = 12 << 30
 """Sparse: the log and the store of all runs."""
 SYSTEMS: Final = ("bare", "dsync", "holdfast")
@@ -53,6 +56,8 @@ REST_SECONDS: Final = 0.3
 """Between a load's end and the next beginning: two beats of the agents."""
 QUIET_SECONDS: Final = 3.0
 """After the last change a directory's time is logged two seconds later; then there is nothing more to do."""
+STOLEN_SHARE_MAX: Final = 0.05
+"""A virtual machine whose neighbours take more than this measures its neighbours: the load is repeated."""
 RATIO_TO_BARE_MIN: Final = 0.75
 RATIO_TO_BARE_AIM: Final = 0.9
 RATIO_TO_DSYNC_MIN: Final = 2.0
@@ -86,12 +91,15 @@ class Run(Struct):
     cpu_us: dict[str, float]
     busy_share: float
     other_cpu_share: float
+    stolen_share: float = 0.0
+    """Of the processors' time, taken away by the machine beneath this virtual one: the run was disturbed."""
     seen_ms: list[float] = []
     missing: int = 0
     captured_ms_p50: float | None = None
     captured_ms_p99: float | None = None
     drain_seconds: float = 0.0
     frames: int = 0
+    tries: int = 1
 
     @property
     def rate(self) -> float:
@@ -201,11 +209,12 @@ class Bench:
         with ExitStack() as stack:
             arrivals = stack.enter_context(Arrivals(system.mailboxes())) if system.second is not None else None
             out = Path(stack.enter_context(tempfile.NamedTemporaryFile()).name)
-            cpu, (busy, total) = system.cpu(), processes.cpu_of_system()
+            cpu, (busy, total), stolen = system.cpu(), processes.cpu_of_system(), processes.stolen()
             result = self._generate(system, load, out)
             if result.failed:
                 raise LabError(f"{system.name}: {result.failed} deliveries failed: {result.first_error}")
             busy_end, total_end = processes.cpu_of_system()
+            stolen = processes.stolen() - stolen
             during = _since(cpu, system.cpu())
             ended_ns = time.monotonic_ns()
             if arrivals is not None:
@@ -219,6 +228,7 @@ class Bench:
                 {name: seconds * 1e6 / result.accepted_total for name, seconds in sorted(spent.items())},
                 (busy_end - busy) / (total_end - total),
                 max(busy_end - busy - sum(during.values()) - own, 0.0) / (total_end - total),
+                stolen_share=stolen / (total_end - total),
                 drain_seconds=drained,
             )
             if arrivals is not None:
@@ -227,6 +237,17 @@ class Bench:
             run.captured_ms_p50, run.captured_ms_p99 = self._lags(agent)
             run.frames = self._frames() - before
         return run
+
+    def run_undisturbed(self, case: Case, system: System, seconds: float, warm_seconds: float, tries: int) -> Run:
+        """Loads until one was not disturbed from outside, *tries* at most; the least disturbed one."""
+        runs: list[Run] = []
+        while len(runs) < tries:
+            runs.append(self.run(case, system, seconds, warm_seconds))
+            if runs[-1].stolen_share <= STOLEN_SHARE_MAX:
+                break
+        best = min(runs, key=lambda run: run.stolen_share)
+        best.tries = len(runs)
+        return best
 
     def _agent(self) -> Client:
         assert self.site is not None
@@ -256,7 +277,8 @@ def _since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
 def _lab(name: str, machines: list[str]) -> Lab:
     Lab.down(name)
     specs = tuple(MachineSpec.parse(text) for text in machines)
-    return Lab.up(LabSpec(name=name, machines=specs, accounts=ACCOUNTS, seed=name, disk_bytes=DISK_BYTES))
+    spec = LabSpec(name, specs, accounts=ACCOUNTS, seed=name, disk_bytes=DISK_BYTES, disks=str(DISKS))
+    return Lab.up(spec)
 
 
 def _note_lags(run: Run, arrivals: Arrivals, acknowledged: Path, warm_seconds: float) -> None:
@@ -297,6 +319,8 @@ def of_system(runs: Sequence[Run], system: str) -> dict[str, Any]:
         "bytes_per_message": round(mean([run.load.bytes / max(run.load.messages, 1) for run in own])),
         "busy_share": round(mean([run.busy_share for run in own]), 2),
         "other_cpu_share": round(mean([run.other_cpu_share for run in own]), 2),
+        "stolen_share": [round(run.stolen_share, 3) for run in own],
+        "tries": sum(run.tries for run in own),
         "cpu_us_per_message": cpu_by_program(own),
     }
     if seen:
@@ -439,6 +463,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=6.0, help="of one load, after its warm-up")
     parser.add_argument("--warm-seconds", type=float, default=1.5)
     parser.add_argument("--repeat", type=int, default=1, help="how often the order a b c c b a is gone through")
+    parser.add_argument("--tries", type=int, default=6, help="of a load, while other machines take the processors")
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
     parser.add_argument("--system", action="append", choices=SYSTEMS)
     parser.add_argument("--lab", default="bench")
@@ -456,9 +481,11 @@ def main() -> int:
         idle = bench.idle_cpu(2.0) if "holdfast" in systems else 0.0
         for case in cases:
             for name in (name for name in ORDER * wanted.repeat if name in systems):
-                run = bench.run(case, bench.systems[name], wanted.seconds, wanted.warm_seconds)
+                system = bench.systems[name]
+                run = bench.run_undisturbed(case, system, wanted.seconds, wanted.warm_seconds, wanted.tries)
                 runs.setdefault(case.name, []).append(run)
-                console.print(f"{case.name:8} {name:9} {run.rate:6.0f}/s  others {run.other_cpu_share:.0%}")
+                others = f"others {run.other_cpu_share:.0%}  stolen {run.stolen_share:.0%}, try {run.tries}"
+                console.print(f"{case.name:8} {name:9} {run.rate:6.0f}/s  {others}")
     made = report(runs, systems) | {"idle_cpu": round(idle, 3), "seconds": round(time.monotonic() - began)}
     kept = verdicts(made)
     made["kept"] = all(verdict.kept for verdict in kept)

@@ -43,6 +43,11 @@ def program_of(argv: list[bytes]) -> str:
     return "nats-server" if argv[0].endswith(b"nats-server") else "mail"
 
 
+def stolen() -> float:
+    """Seconds so far in which a processor was ready for us and the machine beneath gave it to somebody else."""
+    return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8]) / _TICKS
+
+
 def cpu_of_system() -> tuple[float, float]:
     """Seconds all processors were busy so far, and seconds there were. Stolen time counts as busy."""
     fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
