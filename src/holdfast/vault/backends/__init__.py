@@ -1,0 +1,1 @@
+"""Adapters of the vault's port: one module per kind of store."""
