@@ -277,8 +277,8 @@ def _since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
 def _lab(name: str, machines: list[str]) -> Lab:
     Lab.down(name)
     specs = tuple(MachineSpec.parse(text) for text in machines)
-    spec = LabSpec(name, specs, accounts=ACCOUNTS, seed=name, disk_bytes=DISK_BYTES, disks=str(DISKS))
-    return Lab.up(spec)
+    disks = str(DISKS)
+    return Lab.up(LabSpec(name=name, machines=specs, accounts=ACCOUNTS, seed=name, disk_bytes=DISK_BYTES, disks=disks))
 
 
 def _note_lags(run: Run, arrivals: Arrivals, acknowledged: Path, warm_seconds: float) -> None:
