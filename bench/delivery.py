@@ -105,6 +105,13 @@ class Run(Struct):
     def rate(self) -> float:
         return self.load.messages_per_second
 
+    @property
+    def rate_on_both(self) -> float:
+        """Messages a second until all of them stood on the second machine too: what a pair of machines sustains. A
+        replicator that falls behind takes mail faster than it copies it, and pays after the load."""
+        seconds = self.load.accepted_total / self.rate
+        return self.load.accepted_total / (seconds + self.drain_seconds)
+
 
 class System:
     """One of the three: where mail is handed in, and where it has to appear."""
@@ -313,6 +320,7 @@ def of_system(runs: Sequence[Run], system: str) -> dict[str, Any]:
     seen = sorted(ms for run in own for ms in run.seen_ms)
     figures: dict[str, Any] = {
         "messages_per_second": round(mean([run.rate for run in own]), 1),
+        "messages_per_second_on_both": round(mean([run.rate_on_both for run in own]), 1),
         "runs": [round(run.rate, 1) for run in own],
         "latency_ms_p50": round(mean([run.load.latency_ms_p50 for run in own]), 2),
         "latency_ms_p99": round(mean([run.load.latency_ms_p99 for run in own]), 2),
@@ -380,7 +388,8 @@ def report(runs: dict[str, list[Run]], systems: Sequence[str]) -> dict[str, Any]
 
 
 def ratio(case: dict[str, Any], other: str) -> float:
-    holdfast, peer = (float(case[system]["messages_per_second"]) for system in ("holdfast", other))
+    key = "messages_per_second" if other == "bare" else "messages_per_second_on_both"
+    holdfast, peer = (float(case[system][key]) for system in ("holdfast", other))
     return round(holdfast / peer, 3)
 
 
@@ -403,7 +412,7 @@ def verdicts(made: dict[str, Any]) -> list[Verdict]:
 
     check("ratio_to_bare", "throughput, of bare Dovecot's", f">= {RATIO_TO_BARE_MIN} (aim {RATIO_TO_BARE_AIM})",
           RATIO_TO_BARE_MIN, at_least=True)  # fmt: skip
-    check("ratio_to_dsync", "throughput, of the replicator's", f">= {RATIO_TO_DSYNC_MIN:g}",
+    check("ratio_to_dsync", "throughput to both machines, of the replicator's", f">= {RATIO_TO_DSYNC_MIN:g}",
           RATIO_TO_DSYNC_MIN, at_least=True)  # fmt: skip
     check("lag_ms_p99", "captured to applied, p99, ms", f"<= {LAG_MS_P99_MAX:g}", LAG_MS_P99_MAX, at_least=False)
     check("lag_times_lower", "lag p99, times lower than the replicator's", f">= {LAG_TIMES_LOWER_MIN:g}",
@@ -414,7 +423,7 @@ def verdicts(made: dict[str, Any]) -> list[Verdict]:
 
 def show(console: Console, made: dict[str, Any], kept: list[Verdict]) -> None:
     table = Table(title="LMTP deliveries (means of all runs)")
-    headings = ("messages/s", "ms p50", "ms p99", "behind ms p50", "p99", "CPU us/message", "busy", "others")
+    headings = ("messages/s", "on both", "ms p50", "ms p99", "behind ms p50", "p99", "CPU us/message", "busy", "others")
     for heading in ("case", "system"):
         table.add_column(heading, no_wrap=True)
     for heading in headings:
@@ -425,6 +434,7 @@ def show(console: Console, made: dict[str, Any], kept: list[Verdict]) -> None:
                 case,
                 system,
                 f"{of['messages_per_second']:.0f}",
+                f"{of['messages_per_second_on_both']:.0f}" if "seen_ms_p50" in of else "-",
                 f"{of['latency_ms_p50']:.1f}",
                 f"{of['latency_ms_p99']:.1f}",
                 f"{of['seen_ms_p50']:.0f}" if "seen_ms_p50" in of else "-",
@@ -471,7 +481,8 @@ def main() -> int:
     parser.add_argument("--more", default="", help="lines for Holdfast's configuration")
     wanted = parser.parse_args()
     systems = [system for system in SYSTEMS if not wanted.system or system in wanted.system]
-    cases = [case for case in CASES if case.name in (wanted.case or ["4k-8"] if wanted.quick else wanted.case or case)]
+    chosen = wanted.case or (["4k-8"] if wanted.quick else [case.name for case in CASES])
+    cases = [case for case in CASES if case.name in chosen]
     console = Console()
     bench = Bench(wanted.lab, systems, wanted.more)
     began = time.monotonic()
