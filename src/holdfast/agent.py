@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+import msgspec
+
 from holdfast import __version__
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
@@ -41,6 +43,7 @@ from holdfast.node.errands import write_manifest
 from holdfast.node.history import History
 from holdfast.node.local import LocalFile
 from holdfast.node.node import Node
+from holdfast.node.served import Served, ServedFile
 from holdfast.node.serving import Serving
 from holdfast.node.settings import Settings, load_settings
 from holdfast.node.world import Clocks, World
@@ -147,6 +150,10 @@ def _serving(settings: Settings) -> Serving:
     return Serving(
         lambda: MailSite(settings.mail, SystemCommands()),
         Addresses(settings.service.interface, settings.service.addresses),
+        ServedFile(
+            settings.run,
+            Served(settings.service.interface, settings.service.addresses, msgspec.to_builtins(settings.mail)),
+        ),
     )
 
 
@@ -281,24 +288,13 @@ def run_agent(configuration: Path) -> int:
     return int(ExitStatus.DONE)
 
 
-def release_serving(configuration: Path) -> None:
-    """Stop serving from this machine, without an agent. Raises HoldfastError when something still serves."""
-    settings = load_settings(configuration)
-    if settings.me.role == "mail":
-        asyncio.run(_serving(settings).fence())
-
-
 def main() -> int:
-    """``python -m holdfast.agent run|release CONFIGURATION``: what `holdfast agent` and `holdfast release` become."""
-    verb, configuration = sys.argv[1], Path(sys.argv[2])
+    """``python -m holdfast.agent CONFIGURATION``: what `holdfast agent` becomes."""
     try:
-        if verb == "run":
-            return run_agent(configuration)
-        release_serving(configuration)
+        return run_agent(Path(sys.argv[1]))
     except HoldfastError as error:
         print(f"holdfast: {error}", file=sys.stderr)
         return int(error.exit_status)
-    return int(ExitStatus.DONE)
 
 
 if __name__ == "__main__":

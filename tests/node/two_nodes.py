@@ -126,7 +126,7 @@ class Machine:
             owners=Owners(),
             history=History(settings.state / "history.jsonl", self.clock.seconds),
             local=LocalFile(settings.state / "node.json"),
-            serving=Serving(lambda: MailSite(mail, SystemCommands()), Addresses("lo", ())),
+            serving=Serving(lambda: MailSite(mail, SystemCommands()), Addresses("lo", ()), None),
             clocks=self.clock.clocks(),
             find_trees=find_trees,
             certificate_warning=lambda: None,

@@ -200,12 +200,8 @@ def agent(config: str) -> None:
     Example:
       holdfast agent
     """
-    _become_agent("run", config)
-
-
-def _become_agent(verb: str, config: str) -> None:
-    """This process becomes the agent's program, which stands above the command line and is not imported by it."""
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "holdfast.agent", verb, config])
+    # The agent stands above the command line and is not imported by it: this process becomes it.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "holdfast.agent", config])
 
 
 def _client() -> Any:
@@ -482,13 +478,26 @@ def found() -> None:
 def release(config: str) -> None:
     """Stop serving from this machine: give the addresses back, stop the mail software. For ExecStopPost.
 
-    Needs no agent and no log: it is what the supervisor calls when the agent has died.
+    Needs no agent and no log: it is what the supervisor calls when the agent has died. Needs no configuration that can
+    be read either, where an agent has written down what it serves with. The addresses go first. Everything is tried;
+    exit status 0 only when nothing is served from here any more.
+
+    By hand, beside a running agent: `holdfast takeover` on this machine makes it serve again.
 
     \b
     Example (in the systemd unit):
       ExecStopPost=/opt/holdfast/bin/holdfast release
     """
-    _become_agent("release", config)
+    from holdfast.node.release import release as stop_serving
+
+    released = stop_serving(Path(config))
+    click.echo(f"released: {'; '.join(released.done) or 'nothing was served from here'}")
+    for remark in released.remarks:
+        click.echo(f"! {remark}", err=True)
+    for error in released.failed:
+        click.echo(f"holdfast: {error}", err=True)
+    if released.failed:
+        sys.exit(int(released.failed[0].exit_status))
 
 
 @main.command()

@@ -2,8 +2,9 @@
 
 Taking means: the kernel has the address on the interface, and every neighbour has been told so: by gratuitous ARP
 (RFC 5227 section 3; sent as request and as reply, because switches and hosts differ in which they heed) and by
-unsolicited neighbour advertisement with the override flag (RFC 4861 section 7.2.6). IPv6 addresses are added with
-``nodad``: duplicate address detection would wait a second, and the log has already decided who owns the address.
+unsolicited neighbour advertisement with the override flag (RFC 4861 section 7.2.6). The machine's own connections never
+start from a service address, because it moves: an IPv6 one is added as deprecated (see ``netlink``), an IPv4 one is
+the secondary of its network, behind the machine's own.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from holdfast.errors import EnvironmentUnfit, HoldfastError
+from holdfast.node import netlink
+from holdfast.node.netlink import Interface
 
-IFA_F_NODAD: Final = 0x02
 ETH_P_ARP: Final = 0x0806
 ETH_P_IPV6: Final = 0x86DD
 ALL_NODES: Final = ipaddress.IPv6Address("ff02::1")
-Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 class AddressFailed(HoldfastError):
@@ -36,69 +37,51 @@ class Addresses:
         self.addresses: tuple[Interface, ...] = tuple(ipaddress.ip_interface(address) for address in addresses)
 
     def held(self) -> tuple[Interface, ...]:
-        """Which of them this machine has, with whatever prefix length."""
-        from pyroute2 import IPRoute
-
-        with IPRoute() as route:
-            index = self._index(route)
-            have = {} if index is None else self._present(route, index)
+        """Which of them this machine has, with whatever prefix length. Raises AddressFailed."""
+        have = {there.ip for there in self._present()}
         return tuple(address for address in self.addresses if address.ip in have)
 
-    def _present(self, route: Any, index: int) -> dict[ipaddress.IPv4Address | ipaddress.IPv6Address, list[int]]:
-        """The interface's addresses and the prefix lengths they are there with."""
-        found: dict[ipaddress.IPv4Address | ipaddress.IPv6Address, list[int]] = {}
-        for message in route.get_addr(index=index):
-            address = ipaddress.ip_address(str(dict(message["attrs"])["IFA_ADDRESS"]))
-            found.setdefault(address, []).append(int(message["prefixlen"]))
-        return found
+    def _present(self) -> list[Interface]:
+        """What the interface has; nothing when there is no such interface."""
+        try:
+            return netlink.addresses(self.interface) if self.addresses else []
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return []
+            raise AddressFailed(f"the addresses of {self.interface} could not be read: {error}") from error
 
     def take(self) -> None:
         """Add what is missing and announce all. Raises AddressFailed, EnvironmentUnfit."""
         if not self.addresses:
             return
-        from pyroute2 import IPRoute
-        from pyroute2.netlink.exceptions import NetlinkError
-
-        with IPRoute() as route:
-            index = self._index(route)
-            if index is None:
-                raise AddressFailed(
-                    f"there is no interface {self.interface!r}", hint="Correct service.interface in holdfast.toml."
-                )
-            present = self._present(route, index)
-            for address in self.addresses:
-                if address.ip in present:
-                    continue
+        have = {there.ip for there in self._present()}
+        for address in self.addresses:
+            if address.ip not in have:
                 try:
-                    flags = {"flags": IFA_F_NODAD} if address.version == 6 else {}
-                    route.addr(
-                        "add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags
-                    )
-                except NetlinkError as error:
-                    if error.code == errno.EEXIST:
-                        continue
-                    raise self._failed("taken", address, error.code) from error
+                    netlink.add(self.interface, address)
+                except OSError as error:
+                    if error.errno != errno.EEXIST:
+                        raise self._failed("taken", address, error) from error
         self.announce()
 
-    def release(self) -> None:
-        """Take away what is there. Raises AddressFailed, EnvironmentUnfit."""
-        if not self.addresses:
-            return
-        from pyroute2 import IPRoute
-        from pyroute2.netlink.exceptions import NetlinkError
+    def release(self) -> tuple[Interface, ...]:
+        """Take away what is there, whatever prefix length a person gave it; what that was.
 
-        with IPRoute() as route:
-            index = self._index(route)
-            if index is None:
-                return
-            present = self._present(route, index)
-            for address in self.addresses:
-                for length in present.get(address.ip, ()):  # also one that a person added with another length
-                    try:
-                        route.addr("del", index=index, address=str(address.ip), prefixlen=length)
-                    except NetlinkError as error:
-                        if error.code != errno.EADDRNOTAVAIL:
-                            raise self._failed("given back", address, error.code) from error
+        Every one is tried. Raises the first AddressFailed or EnvironmentUnfit.
+        """
+        ours = {address.ip for address in self.addresses}
+        gone, failed = [], []
+        for there in self._present():
+            if there.ip in ours:
+                try:
+                    netlink.remove(self.interface, there)
+                    gone.append(there)
+                except OSError as error:
+                    if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
+                        failed.append(self._failed("given back", there, error))
+        if failed:
+            raise failed[0]
+        return tuple(gone)
 
     def announce(self) -> None:
         """Tell the neighbours who has the addresses. Raises EnvironmentUnfit without CAP_NET_RAW."""
@@ -120,17 +103,17 @@ class Addresses:
                 f"the addresses could not be announced on {self.interface}: {error}", hint="Is the interface up?"
             ) from error
 
-    def _index(self, route: object) -> int | None:
-        found: list[int] = route.link_lookup(ifname=self.interface)  # type: ignore[attr-defined]
-        return found[0] if found else None
-
-    def _failed(self, done: str, address: Interface, code: int) -> HoldfastError:
-        if code == errno.EPERM:
+    def _failed(self, done: str, address: Interface, error: OSError) -> HoldfastError:
+        if error.errno == errno.EPERM:
             return EnvironmentUnfit(
                 f"address {address} could not be {done}: not permitted",
                 hint="Run the agent as root, or give it CAP_NET_ADMIN.",
             )
-        return AddressFailed(f"address {address} could not be {done}: {errno.errorcode.get(code, code)}")
+        if error.errno == errno.ENODEV:
+            return AddressFailed(
+                f"there is no interface {self.interface!r}", hint="Correct service.interface in holdfast.toml."
+            )
+        return AddressFailed(f"address {address} could not be {done}: {error.strerror or error}")
 
 
 def announcements(address: ipaddress.IPv4Address | ipaddress.IPv6Address, hardware: bytes) -> tuple[bytes, ...]:

@@ -15,16 +15,29 @@ from holdfast.errors import HoldfastError
 from holdfast.mail.port import ProbeResult
 from holdfast.mail.site import MailSite
 from holdfast.node.address import Addresses
+from holdfast.node.served import ServedFile
 
 
 class Serving:
     """The mail software and the addresses of this machine, as one thing that is on or off."""
 
-    def __init__(self, find_mail: Callable[[], MailSite], addresses: Addresses) -> None:
+    def __init__(self, find_mail: Callable[[], MailSite], addresses: Addresses, written: ServedFile | None) -> None:
+        """*written*: where it is written down for ``holdfast release``; None where nobody would look (tests)."""
         self._find_mail = find_mail
         self.mail = find_mail()
         self.addresses = addresses
-        self.on = False
+        self._written = written
+        self._started = False
+
+    @property
+    def on(self) -> bool:
+        """Whether this machine serves, as far as it was told to."""
+        return self._started and not self.released_by_hand
+
+    @property
+    def released_by_hand(self) -> bool:
+        """It was started here, and `holdfast release` stopped it under the running agent."""
+        return self._started and self._written is not None and not self._written.present
 
     def look_again(self) -> None:
         """Configuration has arrived: which services there are may have changed."""
@@ -40,16 +53,30 @@ class Serving:
 
     async def start(self) -> None:
         """Take the addresses and start everything. Raises the first failure after trying all."""
-        self.on = True
-        _raise_first(
-            await asyncio.gather(asyncio.to_thread(self.addresses.take), self.mail.start(), return_exceptions=True)
+        failed: list[object] = []
+        if self._written is not None:
+            try:
+                self._written.write()
+            except HoldfastError as error:
+                failed.append(error)  # users come first; `holdfast release` then needs the configuration
+        self._started = True
+        taking = asyncio.to_thread(self.addresses.take)
+        _raise_first([*failed, *await asyncio.gather(taking, self.mail.start(), return_exceptions=True)])
+
+    async def missing(self) -> tuple[str, ...]:
+        """What of it is not here, by name: addresses that are not held, services that do not run."""
+        held = await asyncio.to_thread(self.addresses.held)
+        running = await self.mail.running()
+        return (
+            *(str(address) for address in self.addresses.addresses if address not in held),
+            *(name for name, runs in running.items() if not runs),
         )
 
     async def stop(self) -> None:
         """Planned: services end cleanly, then the addresses are given back."""
         results = await asyncio.gather(self.mail.stop(), return_exceptions=True)
         await asyncio.to_thread(self.addresses.release)
-        self.on = False
+        self._ended(all_of_it=not any(isinstance(result, BaseException) for result in results))
         _raise_first(results)
 
     async def fence(self) -> None:
@@ -62,7 +89,12 @@ class Serving:
         await self.mail.stop(force=True)
         if failed is not None:
             raise failed
-        self.on = False
+        self._ended(all_of_it=True)
+
+    def _ended(self, *, all_of_it: bool) -> None:
+        self._started = False
+        if all_of_it and self._written is not None:
+            self._written.forget()
 
     async def probe(self) -> list[ProbeResult]:
         """A real transaction with every service, at every service address (at 127.0.0.1 where there is none)."""
