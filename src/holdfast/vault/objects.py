@@ -1,0 +1,223 @@
+"""Objects as bytes: packs, index, trash, snapshots. Pure; docs/formats/vault.md says what stands where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Struct
+
+from holdfast.changes import _zstd
+from holdfast.changes.digest import DIGEST_BYTES
+from holdfast.vault.faults import VaultDamaged, VaultNewer
+from holdfast.vault.keys import Readers, Secrets, Wrapper, new_key
+from holdfast.vault.port import OBJECT_BYTES_MAX
+
+MAGIC: Final = b"HV"
+FORMAT_VERSION: Final = 1
+HEAD_BYTES: Final = 4
+NONCE_BYTES: Final = 12
+TAG_BYTES: Final = 16
+TAIL_BYTES: Final = 4
+HEADER_BYTES_MAX: Final = 6 + 65535
+CONTENT_BYTES_MAX: Final = 1024 * 1024
+"""Where files are cut: most messages are one content, and an append to a large mailbox file stores 1 MiB at most."""
+BLOCK_BYTES: Final = 4 * 1024 * 1024
+"""A block of contents is closed when it holds this much: an account's restore reads few bytes beside its own."""
+TREE_BLOCK_BYTES: Final = 1024 * 1024
+"""The same for parts of directories: showing one folder opens one block."""
+BLOCK_PLAIN_BYTES_MAX: Final = BLOCK_BYTES + CONTENT_BYTES_MAX
+PACK_BLOCKS_MAX: Final = 8
+"""So a pack has at most 40 MiB: one upload, one object in memory, one key."""
+INDEX_PACKS_MAX: Final = 16
+"""Work an interrupted backup has to find again by reading the ends of packs, at most."""
+DIRECTORY_BYTES_MAX: Final = OBJECT_BYTES_MAX
+ZSTD_LEVEL: Final = 3
+TREE_ZSTD_LEVEL: Final = 3
+
+
+class ObjectKind(IntEnum):
+    CONTENTS = 1
+    PARTS = 2
+    SNAPSHOT = 3
+    INDEX = 4
+    TRASH = 5
+
+
+class Block(Struct, frozen=True, array_like=True):
+    sealed_bytes: int
+    plain_bytes: int
+    contents: int
+
+
+class Directory(Struct, frozen=True, array_like=True):
+    """What a pack holds. *blocks_at*: where the first block begins; *ids*: ``DIGEST_BYTES`` each; *lengths*: of the
+    contents, in the same order."""
+
+    blocks_at: int
+    blocks: tuple[Block, ...]
+    ids: bytes
+    lengths: tuple[int, ...]
+
+    def id_at(self, number: int) -> bytes:
+        return self.ids[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
+
+
+class PackEntry(Struct, frozen=True, array_like=True):
+    """One pack in an index object."""
+
+    pack: str
+    size: int
+    directory: Directory
+
+
+class Sealed(NamedTuple):
+    """An object ready to be written."""
+
+    name: str
+    data: bytes
+
+
+T = TypeVar("T")
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def digest_name(data: bytes) -> str:
+    return blake3(data).hexdigest()
+
+
+def _head(kind: ObjectKind) -> bytes:
+    return MAGIC + bytes((FORMAT_VERSION, kind))
+
+
+def _nonce(number: int) -> bytes:
+    return number.to_bytes(NONCE_BYTES, "big")
+
+
+def _damaged(name: str, what: str) -> VaultDamaged:
+    return VaultDamaged(f"{name}: {what}", name=name)
+
+
+class Codec:
+    """Makes and opens the objects of one vault."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self.secrets = secrets
+
+    # -- packs -------------------------------------------------------------------------------------------------------
+
+    def open_block(self, cipher: AESGCM, kind: ObjectKind, number: int, sealed: bytes, name: str) -> bytes:
+        """Raises VaultDamaged (*name* is the pack's)."""
+        try:
+            packed = cipher.decrypt(_nonce(number), sealed, _head(kind) + self.secrets.vault)
+            return _zstd.decompress(packed, BLOCK_PLAIN_BYTES_MAX)
+        except (InvalidTag, _zstd.ZstdError):
+            raise _damaged(name, f"block {number} is damaged") from None
+
+    def unwrap(self, header: bytes, readers: Readers, name: str) -> tuple[ObjectKind, AESGCM, int]:
+        """From an object's first bytes: its kind, its cipher, and where its blocks begin.
+
+        Raises VaultDamaged, VaultNewer, WrongKey.
+        """
+        kind = self._checked_head(header, name)
+        end = 6 + int.from_bytes(header[4:6], "big")
+        if len(header) < end:
+            raise _damaged(name, "it is cut short")
+        key = readers.unwrap(header[6:end], name)
+        return kind, self.secrets.block_cipher(key), end
+
+    def pack(self, kind: ObjectKind, header: bytes, blocks: Sequence[bytes], directory: Directory) -> Sealed:
+        tail = self._seal_listing(kind, directory)
+        data = b"".join((header, *blocks, tail, len(tail).to_bytes(TAIL_BYTES, "big")))
+        return Sealed("packs/" + digest_name(data), data)
+
+    def open_directory(self, kind_head: bytes, tail: bytes, name: str) -> Directory:
+        """*tail*: the sealed directory, without its length."""
+        kind = self._checked_head(kind_head, name)
+        return self._open_listing(kind, tail, Directory, name)
+
+    # -- objects for writers -----------------------------------------------------------------------------------------
+
+    def index(self, entries: Sequence[PackEntry]) -> Sealed:
+        data = _head(ObjectKind.INDEX) + self._seal_listing(ObjectKind.INDEX, entries)
+        return Sealed("index/" + digest_name(data), data)
+
+    def open_index(self, data: bytes, name: str) -> tuple[PackEntry, ...]:
+        return self._open_named(ObjectKind.INDEX, data, tuple[PackEntry, ...], name)
+
+    def trash(self, packs: Sequence[str]) -> Sealed:
+        data = _head(ObjectKind.TRASH) + self._seal_listing(ObjectKind.TRASH, packs)
+        return Sealed("trash/" + digest_name(data), data)
+
+    def open_trash(self, data: bytes, name: str) -> tuple[str, ...]:
+        return self._open_named(ObjectKind.TRASH, data, tuple[str, ...], name)
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self, wrapper: Wrapper, taken_at_ns: int, record: Struct) -> Sealed:
+        sealer = Sealer(self, wrapper, ObjectKind.SNAPSHOT, TREE_ZSTD_LEVEL)
+        data = sealer.header + sealer.seal(0, _encode(record))
+        return Sealed(f"snapshots/{taken_at_ns:020d}-{digest_name(data)[:16]}", data)
+
+    def open_snapshot(self, data: bytes, readers: Readers, record: type[T], name: str) -> T:
+        if name.rpartition("-")[2] != digest_name(data)[:16]:
+            raise _damaged(name, "its bytes are not those that were written")
+        kind, cipher, at = self.unwrap(data, readers, name)
+        plain = self.open_block(cipher, kind, 0, data[at:], name)
+        try:
+            return msgspec.msgpack.decode(plain, type=record)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _damaged(name, f"it is unreadable ({error})") from None
+
+    # -- common ------------------------------------------------------------------------------------------------------
+
+    def _checked_head(self, data: bytes, name: str) -> ObjectKind:
+        if data[:2] != MAGIC or len(data) < HEAD_BYTES:
+            raise _damaged(name, "it does not begin like an object of a vault")
+        if data[2] != FORMAT_VERSION:
+            raise VaultNewer(f"{name} has format version {data[2]}, this program knows 1", hint="Update Holdfast here.")
+        try:
+            return ObjectKind(data[3])
+        except ValueError:
+            raise _damaged(name, f"it is of unknown kind {data[3]}") from None
+
+    def _seal_listing(self, kind: ObjectKind, value: Any) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        packed = _zstd.compress(_encode(value), TREE_ZSTD_LEVEL)
+        return nonce + self.secrets.index_cipher.encrypt(nonce, packed, _head(kind) + self.secrets.vault)
+
+    def _open_named(self, kind: ObjectKind, data: bytes, shape: type[T], name: str) -> T:
+        if name.rpartition("/")[2] != digest_name(data):
+            raise _damaged(name, "its bytes are not those that were written")
+        if self._checked_head(data, name) is not kind:
+            raise _damaged(name, "it is an object of another kind")
+        return self._open_listing(kind, data[HEAD_BYTES:], shape, name)
+
+    def _open_listing(self, kind: ObjectKind, sealed: bytes, shape: type[T], name: str) -> T:
+        nonce, body = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+        try:
+            packed = self.secrets.index_cipher.decrypt(nonce, body, _head(kind) + self.secrets.vault)
+            return msgspec.msgpack.decode(_zstd.decompress(packed, DIRECTORY_BYTES_MAX), type=shape)
+        except (InvalidTag, ValueError, _zstd.ZstdError, msgspec.DecodeError) as error:
+            raise _damaged(name, f"its list of contents is unreadable ({error or 'seal broken'})") from None
+
+
+class Sealer:
+    """The key of one new pack or snapshot: seals its blocks, from any thread."""
+
+    def __init__(self, codec: Codec, wrapper: Wrapper, kind: ObjectKind, level: int) -> None:
+        key = new_key()
+        wrapped = wrapper.wrap(key)
+        self.header = _head(kind) + len(wrapped).to_bytes(2, "big") + wrapped
+        self._cipher = codec.secrets.block_cipher(key)
+        self._aad = _head(kind) + codec.secrets.vault
+        self._level = level
+
+    def seal(self, number: int, plain: bytes) -> bytes:
+        return self._cipher.encrypt(_nonce(number), _zstd.compress(plain, self._level), self._aad)

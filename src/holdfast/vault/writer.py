@@ -1,0 +1,181 @@
+"""Adds contents to a vault: blocks compressed in threads, packs, index objects, in the order that survives a crash.
+
+Contents lie in the packs in the order they were added. What :meth:`Writer.add` has returned an id for is durable after
+:meth:`Writer.flush`, not before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+from holdfast.vault.faults import WrongKey
+from holdfast.vault.keys import Wrapper
+from holdfast.vault.objects import (
+    BLOCK_BYTES,
+    CONTENT_BYTES_MAX,
+    INDEX_PACKS_MAX,
+    PACK_BLOCKS_MAX,
+    TREE_BLOCK_BYTES,
+    TREE_ZSTD_LEVEL,
+    ZSTD_LEVEL,
+    Block,
+    Directory,
+    ObjectKind,
+    PackEntry,
+    Sealed,
+    Sealer,
+)
+from holdfast.vault.repository import Vault
+
+WORKERS: Final = 2
+PUTS_PENDING_MAX: Final = 2
+"""Packs finished and not yet in the store: each may be 40 MiB of memory."""
+SEALING_PENDING_MAX: Final = 4
+"""Blocks waiting for a worker: bounds memory when reading is faster than compressing."""
+
+
+class _OpenBlock:
+    def __init__(self) -> None:
+        self.plain = bytearray()
+        self.ids: list[bytes] = []
+        self.lengths: list[int] = []
+
+
+class _SealedBlock(NamedTuple):
+    block: _OpenBlock
+    plain_bytes: int
+    sealed: Future[bytes]
+
+
+class _OpenPack:
+    """One kind's pack in the making."""
+
+    def __init__(self, kind: ObjectKind) -> None:
+        self.kind = kind
+        self.block_bytes_max = BLOCK_BYTES if kind is ObjectKind.CONTENTS else TREE_BLOCK_BYTES
+        self.level = ZSTD_LEVEL if kind is ObjectKind.CONTENTS else TREE_ZSTD_LEVEL
+        self.block = _OpenBlock()
+        self.sealer: Sealer | None = None
+        self.blocks: list[_SealedBlock] = []
+
+
+class Writer:
+    """Use as a context manager; leaving it without :meth:`flush` gives up what was not finished."""
+
+    def __init__(self, vault: Vault) -> None:
+        if vault.wrapper is None:
+            raise WrongKey("this vault is open for reading only", hint="Give the writer key that `vault init` made.")
+        self._vault = vault
+        self._wrapper: Wrapper = vault.wrapper
+        self._open = {kind: _OpenPack(kind) for kind in (ObjectKind.CONTENTS, ObjectKind.PARTS)}
+        self._unfinished: set[bytes] = set()
+        """Contents added here that the catalog does not have yet."""
+        self._workers = ThreadPoolExecutor(WORKERS, "vault-seal")
+        self._putter = ThreadPoolExecutor(1, "vault-put")
+        self._puts: deque[tuple[PackEntry, Future[None]]] = deque()
+        self._to_index: list[PackEntry] = vault.catalog.unindexed()
+        self.added_contents = 0
+        self.added_bytes = 0
+        self.written_bytes = 0
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._putter.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, content: bytes, kind: ObjectKind = ObjectKind.CONTENTS) -> bytes:
+        """The id of *content* (1 byte to ``CONTENT_BYTES_MAX``), which is written unless the vault has it."""
+        assert 0 < len(content) <= CONTENT_BYTES_MAX or kind is ObjectKind.PARTS, len(content)
+        content_id = self._vault.codec.secrets.content_id(content)
+        if not self.has(content_id):
+            self.add_new(content_id, content, kind)
+        return content_id
+
+    def has(self, content_id: bytes) -> bool:
+        return content_id in self._unfinished or self._vault.catalog.has(content_id)
+
+    def add_new(self, content_id: bytes, content: bytes, kind: ObjectKind) -> None:
+        """Write *content* whether or not the vault has it elsewhere."""
+        if content_id in self._unfinished:
+            return
+        pack = self._open[kind]
+        if pack.block.plain and len(pack.block.plain) + len(content) > pack.block_bytes_max:
+            self._close_block(pack)
+        pack.block.plain += content
+        pack.block.ids.append(content_id)
+        pack.block.lengths.append(len(content))
+        self._unfinished.add(content_id)
+        self.added_contents += 1
+        self.added_bytes += len(content)
+
+    def flush(self) -> None:
+        """Everything added is durable and in index objects when this returns."""
+        for pack in self._open.values():
+            self._close_block(pack)
+            self._close_pack(pack)
+        self._settle(0)
+        self._write_index()
+
+    def _close_block(self, pack: _OpenPack) -> None:
+        if not pack.block.plain:
+            return
+        if pack.sealer is None:
+            pack.sealer = Sealer(self._vault.codec, self._wrapper, pack.kind, pack.level)
+        if len(pack.blocks) >= SEALING_PENDING_MAX:
+            pack.blocks[-SEALING_PENDING_MAX].sealed.result()
+        plain = bytes(pack.block.plain)
+        sealed = self._workers.submit(pack.sealer.seal, len(pack.blocks), plain)
+        pack.block.plain = bytearray()
+        pack.blocks.append(_SealedBlock(pack.block, len(plain), sealed))
+        pack.block = _OpenBlock()
+        if len(pack.blocks) == PACK_BLOCKS_MAX:
+            self._close_pack(pack)
+
+    def _close_pack(self, pack: _OpenPack) -> None:
+        if pack.sealer is None:
+            return
+        blocks = [sealed.sealed.result() for sealed in pack.blocks]
+        directory = Directory(
+            len(pack.sealer.header),
+            tuple(
+                Block(len(data), sealed.plain_bytes, len(sealed.block.ids))
+                for data, sealed in zip(blocks, pack.blocks, strict=True)
+            ),
+            b"".join(content_id for sealed in pack.blocks for content_id in sealed.block.ids),
+            tuple(length for sealed in pack.blocks for length in sealed.block.lengths),
+        )
+        made = self._vault.codec.pack(pack.kind, pack.sealer.header, blocks, directory)
+        self._open[pack.kind] = _OpenPack(pack.kind)
+        self._put(made, directory)
+        if len(self._to_index) >= INDEX_PACKS_MAX:
+            self._write_index()
+
+    def _put(self, made: Sealed, directory: Directory) -> None:
+        self._settle(PUTS_PENDING_MAX - 1)
+        entry = PackEntry(made.name, len(made.data), directory)
+        self._puts.append((entry, self._putter.submit(self._vault.backend.put, made.name, made.data)))
+        self.written_bytes += len(made.data)
+
+    def _settle(self, pending_max: int) -> None:
+        """Wait until at most *pending_max* packs are on their way; those that arrived count from now on."""
+        while len(self._puts) > pending_max:
+            entry, put = self._puts.popleft()
+            put.result()
+            self._vault.catalog.add(entry, indexed=False)
+            for number in range(len(entry.directory.lengths)):
+                self._unfinished.discard(entry.directory.id_at(number))
+            self._to_index.append(entry)
+
+    def _write_index(self) -> None:
+        """Only packs that are durable are in the list."""
+        for at in range(0, len(self._to_index), INDEX_PACKS_MAX):
+            entries = self._to_index[at : at + INDEX_PACKS_MAX]
+            made = self._vault.codec.index(entries)
+            self._vault.backend.put(made.name, made.data)
+            self._vault.catalog.took_index(made.name, entries)
+            self.written_bytes += len(made.data)
+        self._to_index = []
