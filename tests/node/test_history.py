@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 from holdfast.node import history as module
@@ -24,3 +25,24 @@ def test_a_full_file_gives_way_to_a_new_one_and_nothing_recent_is_forgotten(tmp_
     history.record("new")
     assert [event.what for event in history.events()] == ["old", "new"]
     assert (tmp_path / "history.jsonl").stat().st_size < 1000
+
+
+def test_what_a_full_disk_does_not_take_waits_and_is_written_when_there_is_room(tmp_path: Path) -> None:
+    clock = iter(range(100))
+    path = tmp_path / "history.jsonl"
+    history = History(path, lambda: float(next(clock)))
+    history.record("before")
+    whole = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))  # it ends within the line
+        history.record("first", "no room")
+        history.record("second", "no room")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == whole, "no line is cut short"
+    told = ["before", "first", "second"]
+    assert [event.what for event in history.events()] == told, "a person is told nevertheless"
+    assert [event.what for event in history.events(2)] == told[1:]
+    history.record("third")
+    assert [event.what for event in History(path, lambda: 0.0).events()] == [*told, "third"]
