@@ -85,7 +85,7 @@ def test_a_switchover_there_and_back_under_load_loses_and_doubles_nothing(site: 
         for target, other in (("backup", "main"), ("main", "backup")):
             ordered = time.monotonic_ns()
             done = site.holdfast(target, "switchover", "--why", "a test")
-            assert done.returncode == ExitStatus.DONE, done.stdout + done.stderr
+            assert done.returncode in DONE, done.stdout + done.stderr  # on a busy machine a probe may come too late
             wait_served(load, time.monotonic_ns())
             measured = [longest_outage(probes(load, ordered), protocol) for protocol in (Protocol.IMAP, Protocol.SMTP)]
             report(f"switchover to {target}, without", [outage for outage in measured if outage is not None])
@@ -130,6 +130,7 @@ def report(what: str, measured: list[Outage]) -> None:
 def test_after_a_power_cut_a_takeover_has_clients_served_in_time_and_nothing_settled_is_lost(
     site: Site, tmp_path: Path
 ) -> None:
+    site.make_main_primary()
     first = site.work(site.plan(messages=40, operations=0, seed=2), tmp_path / "before")
     site.judge(first)
     site.settle()
@@ -139,7 +140,7 @@ def test_after_a_power_cut_a_takeover_has_clients_served_in_time_and_nothing_set
     with site.load(metered(site, plan), tmp_path / "after") as load:
         ordered = time.monotonic_ns()
         done = site.holdfast("backup", "takeover", "--why", "main has no power")
-        assert done.returncode == ExitStatus.DONE, done.stdout + done.stderr
+        assert done.returncode in DONE, done.stdout + done.stderr
         wait_served(load, ordered)
         firsts = [outage_since(probes(load, ordered), protocol, ordered) for protocol in SERVED]
         report("takeover, from the order to the first", firsts)
