@@ -81,6 +81,9 @@ def test_the_worked_example_works_as_written(lab: Lab) -> None:
         machine.path(f"/root/{bundle}").write_bytes(main.path(f"/etc/holdfast/bundles/{bundle}").read_bytes())
         run(machine, f"yes {code} | sh -e -c '{block_with('holdfast join').replace('backup.join', bundle)}'")
     for machine in (relay, backup, main):
+        checked = run(machine, "holdfast check")
+        assert f"this is {machine.name} " in checked
+        assert "\n!" not in checked
         machine.boot(AGENT)
 
     site = ProtectedLab(lab)

@@ -18,7 +18,7 @@ class _Group(click.Group):
     """Commands in the order of a first day, the lab's loaded only when asked for."""
 
     _order = (
-        "init", "join", "agent", "status", "verify", "switchover", "takeover",
+        "init", "join", "check", "agent", "status", "verify", "switchover", "takeover",
         "barrier", "log", "history", "trust", "found", "release", "lab", "version",
     )  # fmt: skip
 
@@ -96,7 +96,8 @@ def _parse_machine(text: str) -> tuple[str, str, str]:
     "addresses",
     multiple=True,
     metavar="ADDRESS/PREFIX",
-    help="Where clients find the mail server; it moves between machines. May be given for IPv4 and IPv6.",
+    help="Where clients find the mail server; it moves between machines. With its network's prefix length. "
+    "May be given for IPv4 and IPv6.",
 )
 @click.option("--interface", default="eth0", show_default=True, help="The interface that carries it.")
 @click.option(
@@ -125,6 +126,7 @@ def init(
         --machine relay=192.0.2.13,relay --service-address 192.0.2.10/24 --interface eth0
     """
     from holdfast.node.enrol import Folder, create_site, initial_configuration
+    from holdfast.node.settings import parse_settings
 
     parsed = [_parse_machine(text) for text in machines]
     configuration = initial_configuration(
@@ -135,13 +137,20 @@ def init(
         interface=interface,
         mail_lines=Path(mail_lines).read_text() if mail_lines else "",
     )
+    warning = parse_settings(configuration, "what you gave").without_majority
     folder = Folder()
     codes = create_site(configuration, folder)
     bundles = {name: {"bundle": str(folder.bundles / f"{name}.join"), "code": code} for name, code in codes.items()}
     if as_json:
-        _emit({"configuration": str(folder.configuration), "bundles": bundles})
+        warnings = [warning] if warning else []
+        _emit({"configuration": str(folder.configuration), "bundles": bundles, "warnings": warnings})
         return
     click.echo(f"Wrote {folder.configuration}: read it, it is short.")
+    if warning:
+        click.echo(f"\n! {warning}")
+        click.echo("  A small third one (1 vCPU, 1 GB, no mail on it) changes that. To have it from the beginning:")
+        click.echo(f"  rm -r {folder.base}, and init again with --machine NAME=ADDRESS,relay")
+        click.echo("  Otherwise read beforehand what to do then: docs/operations/log-trouble.md")
     for name, bundle in bundles.items():
         click.echo(f"\nOn {name}: copy {bundle['bundle']} there, then")
         click.echo(f"  holdfast join {name}.join --code {bundle['code']}")
@@ -189,6 +198,33 @@ def join(bundle: str | None, code: str, rejoin: bool, as_json: bool) -> None:
     else:
         click.echo(f"This machine is {settings.machine} ({settings.me.role}) of site {settings.site}.")
         click.echo("Now start the agent: systemctl enable --now holdfast")
+
+
+@main.command()
+@click.option("--config", default="/etc/holdfast/holdfast.toml", show_default=True, type=click.Path(dir_okay=False))
+@_json
+def check(config: str, as_json: bool) -> None:
+    """Check the configuration: would an agent start with it? Starts and changes nothing.
+
+    What is wrong is named by file, key and what was expected: exit status 6. What an agent starts with and a person
+    should know is a warning, and the exit status is 0.
+
+    \b
+    Example (after every change, before the agent is restarted):
+      holdfast check && systemctl restart holdfast
+    """
+    from datetime import UTC, datetime
+
+    from holdfast.node.check import check as check_configuration
+
+    checked = check_configuration(Path(config), datetime.now(UTC))
+    if as_json:
+        _emit({name: getattr(checked, name) for name in checked.__struct_fields__})
+        return
+    click.echo(f"{checked.file}: site {checked.site}, {checked.machines} machines; this is {checked.machine}", nl=False)
+    click.echo(f" ({checked.role}). An agent starts with it.")
+    for warning in checked.warnings:
+        click.echo(f"! {warning}")
 
 
 @main.command()
@@ -414,6 +450,7 @@ def trust_renew(as_json: bool) -> None:
     \b
     Example:
       holdfast trust renew      then on each other machine: holdfast join NAME.join; systemctl restart holdfast
+                                (the one that serves last, after a switchover: a restart interrupts mail)
     """
     from holdfast.node.enrol import Folder, renew_site
 
@@ -422,7 +459,7 @@ def trust_renew(as_json: bool) -> None:
     if as_json:
         _emit({"bundles": bundles})
         return
-    click.echo("This machine has a fresh certificate: restart its agent when convenient.")
+    click.echo("This machine has a fresh certificate: restart its agent. If it serves, switch over first.")
     for name, bundle in bundles.items():
         click.echo(f"On {name}: copy {bundle['bundle']} there, then  holdfast join {name}.join --code {bundle['code']}")
 

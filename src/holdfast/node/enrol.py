@@ -206,7 +206,8 @@ def initial_configuration(
     """The text ``init`` writes, with every key a site usually touches. *machines*: name to (role, address)."""
     lines = [
         f"# Holdfast: site {site}. The same file on every machine, but for the line `machine`.",
-        "# Every key: docs/reference/configuration.md. After a change: systemctl restart holdfast.",
+        "# Every key: docs/reference/configuration.md. After a change: `holdfast check`, then restart the agent.",
+        "# On the primary a restart interrupts mail for some seconds: switch over first (docs/operations/upgrade.md).",
         "",
         f'site = "{site}"',
         f'machine = "{machine}"',

@@ -117,6 +117,17 @@ class Settings(_Table, frozen=True):
         return tuple(machine for machine in self.machines if machine.role == "relay")
 
     @property
+    def without_majority(self) -> str:
+        """A sentence when the loss of any one machine stops the log; empty when it does not."""
+        names = [machine.name for machine in self.machines]
+        if not self.log.embedded or len(names) != 2:
+            return ""
+        return (
+            f"there is no third machine: when {names[0]} or {names[1]} is lost, EITHER of them, the log stops, because "
+            "one of two is no majority; nothing is copied any more then, and `holdfast takeover` is not possible"
+        )
+
+    @property
     def starts_log(self) -> bool:
         return self.machine == (self.first_primary or self.mail_machines[0].name)
 
@@ -137,10 +148,13 @@ def _checked(settings: Settings, source: str) -> Settings:
     def wrong(what: str, hint: str) -> ConfigurationError:
         return ConfigurationError(f"{source}: {what}", hint=hint)
 
-    checked_name(settings.segment, "segment")
     names = [machine.name for machine in settings.machines]
-    for name in names:
-        checked_name(name, "machine")
+    try:
+        checked_name(settings.segment, "segment")
+        for name in names:
+            checked_name(name, "machine")
+    except ConfigurationError as error:
+        raise wrong(error.message, error.hint) from None
     if len(set(names)) != len(names):
         raise wrong("two machines have the same name", "Give each [[machines]] its own name.")
     if settings.machine not in names:
@@ -163,6 +177,13 @@ def _checked(settings: Settings, source: str) -> Settings:
             interface = ipaddress.ip_interface(address)
         except ValueError:
             raise wrong(f"service.addresses: {address!r} is no address", "Write it as 192.0.2.10/24.") from None
+        if "/" not in address:
+            usual = 24 if interface.version == 4 else 64
+            raise wrong(
+                f"service.addresses: {address!r} has no prefix length",
+                f"Write {address}/{usual}, or what its network has: `ip address` shows it behind the machine's own "
+                f"address. If you mean the address alone, write {interface}.",
+            )
         if str(interface.ip) in [machine.address for machine in settings.machines]:
             raise wrong(f"service address {interface.ip} is a machine's own", "It must move between machines.")
     if not settings.log.embedded and not settings.log.servers:
