@@ -42,7 +42,8 @@ docs: setup  ## write the generated pages anew
 	@$(PYTHON) tools/generate_docs.py
 
 chaos: setup  ## long runs: a million fuzzed frames, many seeds
-	@HOLDFAST_FUZZ_INPUTS=1000000 $(PYTHON) -m tests.changes.fuzz_frame
+	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame
+	@HOLDFAST_EXAMPLES=400 $(PYTEST) tests/watch/test_anything.py tests/flow
 
 clean:  ## remove the virtual environment and everything built
 	@rm -rf .venv build
