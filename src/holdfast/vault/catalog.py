@@ -11,7 +11,7 @@ being good: what was known as stored before such a moment has to be looked up ag
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,11 +19,13 @@ from typing import Final, NamedTuple
 import apsw
 
 from holdfast.changes.digest import DIGEST_BYTES
+from holdfast.errors import Refused
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.objects import HEAD_BYTES, TAIL_BYTES, Block, Codec, Directory, PackEntry
 from holdfast.vault.port import Backend, ObjectMissing
 
 SCHEMA_VERSION: Final = 1
+BUSY_MILLISECONDS: Final = 5_000
 TAIL_READ_BYTES: Final = 256 * 1024
 """Read from the end of a pack in the first go: most directories are smaller."""
 SYNC_ATTEMPTS_MAX: Final = 3
@@ -78,17 +80,30 @@ class Catalog:
     """One vault's catalog. For one thread."""
 
     def __init__(self, vault: str, path: Path | None = None) -> None:
+        try:
+            self._open(vault, path)
+        except (apsw.NotADBError, apsw.CorruptError):
+            if path is None:
+                raise
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._open(vault, path)
+        except (apsw.BusyError, apsw.CantOpenError) as error:
+            raise _in_use(error) from None
+        self.problems: list[VaultDamaged] = []
+        """Index, trash and pack objects that could not be read in the last :meth:`sync`."""
+
+    def _open(self, vault: str, path: Path | None) -> None:
         self.db = apsw.Connection(str(path) if path else ":memory:")
-        self.db.set_busy_timeout(10_000)
+        self.db.set_busy_timeout(BUSY_MILLISECONDS)
         self.db.execute("PRAGMA synchronous = OFF" if path is None else "PRAGMA journal_mode = WAL")
         self.db.execute("PRAGMA cache_size = -32768")
         if self._version() not in (0, SCHEMA_VERSION) or self._other_vault(vault):
             self._drop_everything()
         self.db.execute(_SCHEMA)
         self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self.db.execute("INSERT OR REPLACE INTO fact VALUES ('vault', ?)", (vault,))
-        self.problems: list[VaultDamaged] = []
-        """Index, trash and pack objects that could not be read in the last :meth:`sync`."""
+        if self.db.execute("SELECT value FROM fact WHERE key = 'vault'").get is None:
+            self.db.execute("INSERT INTO fact VALUES ('vault', ?)", (vault,))
 
     def _version(self) -> int:
         return int(self.db.pragma("user_version") or 0)
@@ -107,8 +122,19 @@ class Catalog:
     def close(self) -> None:
         self.db.close()
 
-    def transaction(self) -> AbstractContextManager[object]:
-        return self.db
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; Refused at once when another process is in one."""
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+        except apsw.BusyError as error:
+            raise _in_use(error) from None
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
 
     # -- bringing it up to the store ---------------------------------------------------------------------------------
 
@@ -117,7 +143,7 @@ class Catalog:
         same packs counts. Raises what the backend raises."""
         for attempt in range(SYNC_ATTEMPTS_MAX):
             try:
-                with self.db:
+                with self.transaction():
                     self._sync(backend, codec)
                 return
             except ObjectMissing:
@@ -237,10 +263,20 @@ class Catalog:
         for number, name, size, state in self.db.execute("SELECT number, name, size, state FROM pack ORDER BY number"):
             yield Pack(number, name, size, PackState(state))
 
+    def plain_bytes(self, pack: Pack) -> int:
+        return int(self.db.execute("SELECT sum(plain_bytes) FROM block WHERE pack = ?", (pack.number,)).get or 1)
+
+    def knows_index(self, name: str) -> bool:
+        return self.db.execute("SELECT 1 FROM index_object WHERE name = ?", (name,)).get is not None
+
     def contents_of(self, pack: int) -> Iterator[tuple[bytes, int, int, int]]:
         """(id, block, at, length) of one pack's contents, in their order there."""
         sql = "SELECT id, block, at, length FROM content WHERE pack = ? ORDER BY block, at"
         yield from self.db.execute(sql, (pack,))
+
+    def blocks_of(self, pack: Pack) -> list[BlockPlace]:
+        sql = "SELECT number, at, sealed_bytes FROM block WHERE pack = ? ORDER BY number"
+        return [BlockPlace(pack.name, *row) for row in self.db.execute(sql, (pack.number,))]
 
     def entry(self, pack: Pack) -> PackEntry:
         """What the index would say of it."""
@@ -270,6 +306,11 @@ def read_directory(backend: Backend, codec: Codec, name: str, size: int) -> Pack
     if length + TAIL_BYTES > len(end):
         end = backend.get(name, size - TAIL_BYTES - length)
     return PackEntry(name, size, codec.open_directory(head, end[-TAIL_BYTES - length : -TAIL_BYTES], name))
+
+
+def _in_use(error: apsw.Error) -> Refused:
+    hint = "Wait for the other command, or give this one a cache of its own."
+    return Refused(f"the vault's cache file is in use, or cannot be opened ({error})", hint=hint)
 
 
 def _block_rows(pack: int, entry: PackEntry) -> Iterator[tuple[int, int, int, int, int, int]]:

@@ -19,10 +19,14 @@ from holdfast.errors import HoldfastError
 from holdfast.vault.faults import PathUnknown, VaultDamaged
 
 PART_ENTRIES_MAX: Final = 2048
+PART_BYTES_MAX: Final = 512 * 1024
+"""A part ends after the entry that reaches it: the ids of large files stand in it."""
+FILE_BYTES_MAX: Final = 256 * 1024**3
+"""One entry with the ids of a larger file would not fit a block."""
 GAPS_NAMED_MAX: Final = 10_000
 """In one snapshot: a broken disk must not make its record endless."""
-DEPTH_MAX: Final = 250
-"""Directories below each other: each holds a descriptor open while it is walked."""
+DEPTH_MAX: Final = 150
+"""Directories below each other: each holds a descriptor open, and a few frames of the stack, while it is walked."""
 
 __all__ = ["EntryKind", "Meta"]
 
@@ -94,12 +98,16 @@ def split_ids(content: bytes) -> list[bytes]:
 
 def directory_parts(entries: Iterable[Entry]) -> Iterator[bytes]:
     """The parts of a directory, encoded. *entries* must be in order of names."""
-    part: list[Entry] = []
+    part: list[msgspec.Raw] = []
+    size = 0
     for entry in entries:
-        part.append(entry)
-        if len(part) == PART_ENTRIES_MAX or blake3(entry.name).digest(length=1) == b"\0":
+        encoded = msgspec.Raw(_encode(entry))
+        part.append(encoded)
+        size += len(encoded)
+        ends = blake3(entry.name).digest(length=1) == b"\0"
+        if ends or len(part) == PART_ENTRIES_MAX or size >= PART_BYTES_MAX:
             yield _encode(part)
-            part = []
+            part, size = [], 0
     if part:
         yield _encode(part)
 

@@ -217,6 +217,9 @@ class Vault:
             self._blocks.popitem(last=False)
         return plain
 
+    def holds_block(self, place: BlockPlace) -> bool:
+        return place in self._blocks
+
     def keep_block(self, place: BlockPlace, plain: bytes) -> None:
         """Put a block read ahead into the cache."""
         self._blocks[place] = plain
@@ -240,7 +243,12 @@ class Vault:
         header = self.backend.get(pack, 0, HEADER_READ_BYTES)
         if len(header) == HEADER_READ_BYTES and int.from_bytes(header[4:6], "big") + 6 > HEADER_READ_BYTES:
             header = self.backend.get(pack, 0, HEADER_BYTES_MAX)
-        kind, cipher, _ = self.codec.unwrap(header, self.readers, pack)
+        try:
+            kind, cipher, _ = self.codec.unwrap(header, self.readers, pack)
+        except WrongKey:
+            if self.readers and "packs/" + digest_name(self.backend.get(pack)) != pack:
+                raise VaultDamaged(f"{pack}: its key is damaged", name=pack) from None
+            raise
         while len(self._ciphers) >= CIPHERS_CACHED_MAX:
             self._ciphers.pop(next(iter(self._ciphers)), None)
         self._ciphers[pack] = kind, cipher

@@ -1,0 +1,281 @@
+"""Restore: a snapshot, one of its trees, or what stands below a path, into a folder, exactly.
+
+The folder must be empty or not there: nothing is ever replaced. What cannot be put back exactly (an owner this machine
+does not know, an attribute the filesystem refuses, a damaged content) is named in the result, and the rest goes on.
+Durable is what the kernel has written by then: call sync(2) before the original is thrown away.
+
+The next blocks are fetched and opened in threads while files are written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from holdfast.errors import ExitStatus, NoSpace
+from holdfast.trees.stat import Owners
+from holdfast.vault.catalog import BlockPlace
+from holdfast.vault.faults import TargetInUse, VaultDamaged
+from holdfast.vault.record import DEPTH_MAX, Entry, EntryKind, Meta, Snapshot, TreeRoot, entries_of, lookup, split_ids
+from holdfast.vault.repository import Vault
+
+AHEAD_BLOCKS: Final = 2
+"""Blocks on their way beside the one in use; below what the vault's cache holds."""
+AHEAD_ENTRIES: Final = 4096
+"""How far a directory's list is looked through for the next blocks."""
+FAILURES_NAMED_MAX: Final = 10_000
+
+_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Failure(NamedTuple):
+    """One thing not put back, or not exactly. *path*: relative to the folder."""
+
+    path: bytes
+    reason: str
+
+
+class Restored:
+    """What a restore did."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.bytes = 0
+        self.failures: list[Failure] = []
+        self.failures_total = 0
+
+    def fail(self, path: bytes, reason: str) -> None:
+        self.failures_total += 1
+        if len(self.failures) < FAILURES_NAMED_MAX:
+            self.failures.append(Failure(path, reason))
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        return ExitStatus.DIFFERENCES if self.failures_total else ExitStatus.DONE
+
+
+def restore_snapshot(vault: Vault, snapshot: Snapshot, target: Path) -> Restored:
+    """Every tree into ``target/<tree's name>``. Raises as :func:`restore_path`."""
+    _prepare(target)
+    restored = Restored()
+    for tree in snapshot.trees:
+        folder = target / tree.name
+        folder.mkdir(mode=0o700)
+        _restore(vault, lookup(tree, b"", vault.content), folder, restored)
+    return restored
+
+
+def restore_path(vault: Vault, tree: TreeRoot, path: bytes, target: Path) -> Restored:
+    """What stands at *path* of *tree* (``b""``: all of it). A directory's inside goes into *target*, which gets its
+    metadata; a file or link goes into *target* under its own name.
+
+    Raises PathUnknown, TargetInUse, NoSpace, VaultDamaged (the path itself cannot be found for damage), WrongKey,
+    OSError (*target* cannot be made), and what the backend raises.
+    """
+    entry = lookup(tree, path, vault.content)
+    _prepare(target)
+    restored = Restored()
+    _restore(vault, entry, target, restored)
+    return restored
+
+
+def _prepare(target: Path) -> None:
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.scandir(target) as found:
+        if any(True for _ in found):
+            raise TargetInUse(f"{target} is not empty", hint="Give a new folder: a restore replaces nothing.")
+
+
+def _restore(vault: Vault, entry: Entry, target: Path, restored: Restored) -> None:
+    fd = os.open(target, _DIRECTORY_FLAGS)
+    try:
+        with _Ahead(vault) as ahead:
+            restorer = _Restorer(vault, restored, ahead, fd)
+            if entry.kind is EntryKind.DIRECTORY:
+                restorer.directory(fd, entry, b"", 0)
+            else:
+                restorer.entry(fd, entry, b"", 0)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "Free space there, remove the folder, and repeat."
+            raise NoSpace(f"{target}: {os.strerror(error.errno)}", hint=hint) from None
+        raise
+    finally:
+        os.close(fd)
+
+
+class _Ahead:
+    """Fetches blocks before they are needed."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._pool = ThreadPoolExecutor(AHEAD_BLOCKS, "vault-read")
+        self._coming: dict[BlockPlace, Future[bytes]] = {}
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def want(self, place: BlockPlace) -> None:
+        if place not in self._coming and not self._vault.holds_block(place):
+            self._coming[place] = self._pool.submit(self._vault.read_block, place)
+
+    @property
+    def full(self) -> bool:
+        return len(self._coming) >= AHEAD_BLOCKS
+
+    def take(self, place: BlockPlace) -> None:
+        """Before a content of *place* is read: a damaged block is found by that reading itself."""
+        if self._vault.holds_block(place):
+            return
+        if place not in self._coming:  # what was fetched is not what is needed: make room
+            self._coming.clear()
+            return
+        try:
+            self._vault.keep_block(place, self._coming.pop(place).result())
+        except VaultDamaged:
+            return
+
+
+class _Restorer:
+    """Writes entries below one folder."""
+
+    def __init__(self, vault: Vault, restored: Restored, ahead: _Ahead, root_fd: int) -> None:
+        self._vault = vault
+        self._restored = restored
+        self._ahead = ahead
+        self._root_fd = root_fd
+        self._owners = Owners()
+        self._links: dict[bytes, bytes] = {}
+        """Of files with several names: the path of the first."""
+        self._may_chown = os.geteuid() == 0
+
+    def directory(self, fd: int, entry: Entry, path: bytes, depth: int) -> None:
+        """The inside of a directory that stands, then its metadata."""
+        if depth > DEPTH_MAX:
+            self._restored.fail(path, f"directories stand deeper below each other than {DEPTH_MAX}")
+            return
+        try:
+            entries = entries_of(entry.content, self._vault.content)
+            while chunk := list(islice(entries, AHEAD_ENTRIES)):
+                self._chunk(fd, chunk, path, depth)
+        except VaultDamaged as error:
+            self._restored.fail(path, f"the directory is incomplete: {error.message}")
+        self._set_meta(fd, b"", entry.meta, path)
+
+    def _chunk(self, fd: int, chunk: list[Entry], path: bytes, depth: int) -> None:
+        ids = (i for entry in chunk if entry.kind is EntryKind.FILE for i in split_ids(entry.content))
+        coming: Iterator[BlockPlace] = (places[0].block for i in ids if (places := self._vault.catalog.places(i)))
+        for entry in chunk:
+            while not self._ahead.full and (place := next(coming, None)) is not None:
+                self._ahead.want(place)
+            self.entry(fd, entry, path + b"/" + entry.name if path else entry.name, depth)
+
+    def entry(self, fd: int, entry: Entry, path: bytes, depth: int) -> None:
+        path = path or entry.name
+        try:
+            if entry.link and self._linked(fd, entry, path):
+                return
+            if entry.kind is EntryKind.DIRECTORY:
+                self._subdirectory(fd, entry, path, depth)
+            elif entry.kind is EntryKind.SYMLINK:
+                os.symlink(entry.content, entry.name, dir_fd=fd)
+                self._set_meta(fd, entry.name, entry.meta, path)
+            else:
+                self._file(fd, entry, path)
+        except VaultDamaged as error:
+            self._restored.fail(path, error.message)
+            return
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._restored.fail(path, os.strerror(error.errno or 0))
+            return
+        if entry.link:
+            self._links[entry.link] = path
+
+    def _linked(self, fd: int, entry: Entry, path: bytes) -> bool:
+        first = self._links.get(entry.link)
+        if first is None:
+            return False
+        os.link(first, entry.name, src_dir_fd=self._root_fd, dst_dir_fd=fd, follow_symlinks=False)
+        self._restored.files += entry.kind is EntryKind.FILE
+        return True
+
+    def _subdirectory(self, fd: int, entry: Entry, path: bytes, depth: int) -> None:
+        os.mkdir(entry.name, 0o700, dir_fd=fd)
+        inside = os.open(entry.name, _DIRECTORY_FLAGS, dir_fd=fd)
+        try:
+            self.directory(inside, entry, path, depth + 1)
+        finally:
+            os.close(inside)
+
+    def _file(self, fd: int, entry: Entry, path: bytes) -> None:
+        """A file whose content is damaged is not left behind half written."""
+        file = os.open(entry.name, _FILE_FLAGS, 0o600, dir_fd=fd)
+        try:
+            at = 0
+            for content_id in split_ids(entry.content):
+                at += self._write(file, at, content_id)
+            if at != entry.size:
+                raise VaultDamaged(f"its contents have {at} bytes instead of {entry.size}")
+            os.ftruncate(file, entry.size)
+            self._set_meta(file, b"", entry.meta, path)
+        except VaultDamaged:
+            os.unlink(entry.name, dir_fd=fd)
+            raise
+        finally:
+            os.close(file)
+        self._restored.files += 1
+        self._restored.bytes += entry.size
+
+    def _write(self, file: int, at: int, content_id: bytes) -> int:
+        places = self._vault.catalog.places(content_id)
+        if places:
+            self._ahead.take(places[0].block)
+        content = self._vault.content(content_id)
+        if content[0] == 0 and content.count(0) == len(content):
+            return len(content)  # a hole
+        rest = memoryview(content)
+        while rest:
+            written = os.pwrite(file, rest, at + len(content) - len(rest))
+            rest = rest[written:]
+        return len(content)
+
+    def _set_meta(self, fd: int, name: bytes, meta: Meta, path: bytes) -> None:
+        """Of *name* in the directory *fd* (a link), or of what *fd* is. Owner first: it clears bits, capabilities."""
+        uid, gid = self._owner(meta, path)
+        if self._may_chown:
+            os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False) if name else os.fchown(fd, uid, gid)
+        elif uid != os.geteuid() or gid != os.getegid():
+            self._restored.fail(path, f"it belongs to {meta.owner}:{meta.group}; only root can give it to them")
+        for key, value in meta.xattrs:
+            try:
+                if name:
+                    os.setxattr(b"/proc/self/fd/%d/" % fd + name, key, value, follow_symlinks=False)
+                else:
+                    os.setxattr(fd, key, value)
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                self._restored.fail(path, f"attribute {os.fsdecode(key)} was not taken: {reason}")
+        if name:
+            os.utime(name, ns=(meta.mtime_ns, meta.mtime_ns), dir_fd=fd, follow_symlinks=False)
+        else:
+            os.fchmod(fd, meta.mode)
+            os.utime(fd, ns=(meta.mtime_ns, meta.mtime_ns))
+
+    def _owner(self, meta: Meta, path: bytes) -> tuple[int, int]:
+        uid, gid = self._owners.uid(meta.owner), self._owners.gid(meta.group)
+        if self._owners.unknown:
+            unknown = {f"user {meta.owner}", f"group {meta.group}"} & self._owners.unknown
+            if unknown:
+                self._restored.fail(path, f"this machine has no {' and no '.join(sorted(unknown))}: root has it now")
+        return uid, gid

@@ -1,0 +1,239 @@
+"""Verify: is what the snapshots list really there, and named when it is not.
+
+Three depths: the structure (index, snapshots, directories, sizes of packs), a turn (the structure, and one of N shares
+of all packs read whole, so that N turns read everything), or all. Damage is told as files: of a file damaged in several
+snapshots the newest is named. Reading needs a reader's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from holdfast.errors import ExitStatus
+from holdfast.vault.catalog import BlockPlace, Pack, PackState
+from holdfast.vault.faults import SnapshotUnknown, VaultDamaged
+from holdfast.vault.mark import missing_in_file
+from holdfast.vault.objects import Codec, digest_name
+from holdfast.vault.port import ObjectMissing
+from holdfast.vault.record import DEPTH_MAX, Entry, EntryKind, Snapshot, decode_part, split_ids
+from holdfast.vault.repository import SnapshotName, Vault
+
+WORKERS: Final = 2
+FINDINGS_MAX: Final = 100_000
+
+
+class Depth(NamedTuple):
+    """Packs to read: one of *turns* shares, number *turn*; none with 0 turns."""
+
+    turns: int
+    turn: int = 0
+
+    def reads(self, pack: str) -> bool:
+        return self.turns > 0 and int(pack.rpartition("/")[2][:8], 16) % self.turns == self.turn % self.turns
+
+
+STRUCTURE: Final = Depth(0)
+EVERYTHING: Final = Depth(1)
+
+
+def share(percent: float, turn: int) -> Depth:
+    """Read *percent* of all packs; with *turn* counted up (the day's number) all are read in 100 / percent turns."""
+    return Depth(max(round(100 / percent), 1), turn)
+
+
+class Finding(NamedTuple):
+    """Something is wrong. With *snapshot*: that thing cannot be restored (whole). Without: *what* is an object's name,
+    and nothing of a snapshot is touched by it unless another finding says so."""
+
+    snapshot: str
+    tree: str
+    path: bytes
+    reason: str
+    what: str = ""
+
+
+class Verified:
+    """What a verify found."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.findings_total = 0
+        self.snapshots = 0
+        self.entries = 0
+        """Names looked at; what two snapshots share counts once."""
+        self.packs_read = 0
+        self.bytes_read = 0
+
+    def found(self, finding: Finding) -> None:
+        self.findings_total += 1
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(finding)
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        return ExitStatus.DIFFERENCES if self.findings_total else ExitStatus.DONE
+
+
+class _PackRead(NamedTuple):
+    pack: Pack
+    reason: str
+    """Empty when it is sound."""
+    bad: list[bytes]
+    """Ids of contents that do not come out of it."""
+
+
+def verify(vault: Vault, depth: Depth = STRUCTURE) -> Verified:
+    """Raises WrongKey, and what the backend raises; damage is in the result."""
+    vault.sync()
+    result = Verified()
+    for problem in vault.catalog.problems:
+        result.found(Finding("", "", b"", problem.message, problem.name))
+    for pack in vault.catalog.packs():
+        if pack.state is PackState.GONE:
+            size = vault.backend.size(pack.name)
+            reason = "is missing" if size is None else f"has {size} bytes instead of {pack.size}"
+            result.found(Finding("", "", b"", f"{pack.name} {reason}", pack.name))
+    bad = set(_read_packs(vault, depth, result))
+    seen: set[bytes] = set()
+    for name in reversed(vault.snapshots()):
+        try:
+            snapshot = vault.snapshot(name)
+        except SnapshotUnknown:
+            continue  # dropped meanwhile
+        except VaultDamaged as error:
+            result.found(Finding(name.short, "", b"", error.message, name.name))
+            continue
+        result.snapshots += 1
+        _Check(vault, result, name, bad, seen).snapshot(snapshot)
+    return result
+
+
+def _read_packs(vault: Vault, depth: Depth, result: Verified) -> Iterator[bytes]:
+    """Read the packs of *depth*; yields ids of contents that no pack gives."""
+    packs = [pack for pack in vault.catalog.packs() if pack.state is not PackState.GONE and depth.reads(pack.name)]
+    with ThreadPoolExecutor(WORKERS, "vault-verify") as pool:
+        reader = _PackReader(vault)
+        for at in range(0, len(packs), WORKERS):
+            some = packs[at : at + WORKERS]
+            jobs = [pool.submit(reader.read, *_listed(vault, pack)) for pack in some]
+            for job in jobs:
+                read = job.result()
+                result.packs_read += 1
+                result.bytes_read += read.pack.size
+                if read.reason:
+                    result.found(Finding("", "", b"", f"{read.pack.name}: {read.reason}", read.pack.name))
+                for content_id in read.bad:
+                    if not _elsewhere(vault, content_id):
+                        yield content_id
+
+
+def _elsewhere(vault: Vault, content_id: bytes) -> bool:
+    try:
+        vault.content(content_id)
+    except VaultDamaged:
+        return False
+    return True
+
+
+class _Content(NamedTuple):
+    content_id: bytes
+    block: int
+    at: int
+    length: int
+
+
+def _listed(vault: Vault, pack: Pack) -> tuple[Pack, list[BlockPlace], list[_Content]]:
+    contents = [_Content(*row) for row in vault.catalog.contents_of(pack.number)]
+    return pack, vault.catalog.blocks_of(pack), contents
+
+
+class _PackReader:
+    """Reads packs whole, from any thread."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._codec: Codec = vault.codec
+
+    def read(self, pack: Pack, blocks: list[BlockPlace], contents: list[_Content]) -> _PackRead:
+        reason = ""
+        bad: list[bytes] = []
+        try:
+            data = self._vault.backend.get(pack.name)
+            if "packs/" + digest_name(data) != pack.name:
+                reason = "its bytes are not those that were written"
+            kind, cipher = self._vault.pack_cipher(pack.name)
+        except (ObjectMissing, VaultDamaged) as error:
+            return _PackRead(pack, reason or error.message, [content.content_id for content in contents])
+        number, plain = -1, b""
+        for content in contents:
+            if content.block != number:
+                number = content.block
+                place = blocks[number]
+                try:
+                    sealed = data[place.at : place.at + place.sealed_bytes]
+                    plain = self._codec.open_block(cipher, kind, number, sealed, pack.name)
+                except VaultDamaged as error:
+                    plain, reason = b"", reason or error.message
+            found = plain[content.at : content.at + content.length]
+            if len(found) != content.length or self._codec.secrets.content_id(found) != content.content_id:
+                bad.append(content.content_id)
+        if bad and not reason:
+            reason = "contents do not give their ids"
+        return _PackRead(pack, reason, bad)
+
+
+class _Check:
+    """Walks one snapshot, past what a newer one showed already."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        result: Verified,
+        name: SnapshotName,
+        bad: set[bytes],
+        seen: set[bytes],
+    ) -> None:
+        self._vault = vault
+        self._result = result
+        self._name = name
+        self._bad = bad
+        self._seen = seen
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        for tree in snapshot.trees:
+            self._directory(tree.name, tree.content, b"", 0)
+
+    def _directory(self, tree: str, content: bytes, path: bytes, depth: int) -> None:
+        if depth > DEPTH_MAX:
+            self._found(tree, path, f"it stands deeper than {DEPTH_MAX}")
+            return
+        for part in split_ids(content):
+            key = blake3(b"\0".join((tree.encode(), path, part))).digest(length=16)
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            try:
+                entries = decode_part(self._vault.content(part), part)
+            except VaultDamaged as error:
+                self._found(tree, path, f"names in this directory are lost: {error.message}")
+                continue
+            for entry in entries:
+                self._entry(tree, entry, path + b"/" + entry.name if path else entry.name, depth)
+
+    def _entry(self, tree: str, entry: Entry, path: bytes, depth: int) -> None:
+        self._result.entries += 1
+        if entry.kind is EntryKind.DIRECTORY:
+            self._directory(tree, entry.content, path, depth + 1)
+        elif entry.kind is EntryKind.FILE:
+            reason = missing_in_file(self._vault, entry)
+            if not reason and not self._bad.isdisjoint(split_ids(entry.content)):
+                reason = "its content is damaged"
+            if reason:
+                self._found(tree, path, reason)
+
+    def _found(self, tree: str, path: bytes, reason: str) -> None:
+        self._result.found(Finding(self._name.short, tree, path, reason))
