@@ -21,7 +21,7 @@ from holdfast.apply.recovery import Settlement
 from holdfast.changes.frame import Chain, Frame, FrameDamaged, Promotion, chain_start, read_header
 from holdfast.changes.names import Epoch, MachineName
 from holdfast.errors import HoldfastError, Refused, Unreachable
-from holdfast.log.port import Fenced, Log, LogDamaged
+from holdfast.log.port import Fenced, Log, LogDamaged, LogState
 from holdfast.mail.packages import Severity
 from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
@@ -175,10 +175,18 @@ class Node:
         try:
             self.log = await self.world.door.open()
             self.log_problem = ""
-            facts = await self._facts()
+            state, facts = await self._log_facts()
         except HoldfastError as error:
             self.log_problem = error.message
             self._become(Role.WAITING, f"the log cannot be reached: {error.message}", error.hint)
+            return False
+        try:
+            facts = facts if self.world.key is None else self._with_index(facts, state)
+        except HoldfastError as error:  # a full or failing disk of our own
+            self.epoch, self.primary_name = facts.epoch, facts.primary
+            if facts.primary not in (None, facts.me):
+                await self._stop_serving(f"{facts.primary} was promoted")
+            self._become(Role.WAITING, error.message, error.hint)
             return False
         row = decide(facts)
         self.epoch, self.primary_name = facts.epoch, facts.primary
@@ -190,39 +198,41 @@ class Node:
             self._become(Role.WAITING, f"could not be {row.role}: {error.message}", error.hint)
             return False
 
-    async def _facts(self) -> Facts:
-        settings, local = self.world.settings, self.world.local
-        first = last = 0
-        primary, epoch, incarnation = None, Epoch(0), ""
-        if self.log is not None:
-            state = await self.log.state()
-            first, last, incarnation = state.first, state.last, state.incarnation
-            if last:
-                header, _ = read_header((await self.log.read(state.last)).payload)
-                primary, epoch = header.writer, header.epoch
-        fits = empty = False
-        if self.world.key is not None:
-            position = self._open_index().position
-            empty = position.sequence == 0
-            fits = (
-                not empty
-                and not self._reseed
-                and position.incarnation == incarnation
-                and first - 1 <= position.sequence <= last
-            )
-        return Facts(
+    async def _log_facts(self) -> tuple[LogState | None, Facts]:
+        """What the log says (its state: None when there is none), and what this machine knows without its index."""
+        settings = self.world.settings
+        state = None if self.log is None else await self.log.state()
+        primary, epoch = None, Epoch(0)
+        if self.log is not None and state is not None and state.last:
+            header, _ = read_header((await self.log.read(state.last)).payload)
+            primary, epoch = header.writer, header.epoch
+        facts = Facts(
             relay=settings.me.role == "relay",
-            log_empty=last == 0,
+            log_empty=state is None or not state.last,
             starts_log=settings.starts_log,
             primary=primary,
             epoch=epoch,
             me=settings.machine_name,
-            served_epoch=local.served_epoch,
-            index_fits=fits,
-            index_empty=empty,
+            served_epoch=self.world.local.served_epoch,
+            index_fits=False,
+            index_empty=False,
             told_to_found=self._told_to_found,
             told_to_rejoin=self._told_to_rejoin,
         )
+        return state, facts
+
+    def _with_index(self, facts: Facts, state: LogState | None) -> Facts:
+        """And whether the tree index continues the log. Raises IndexUnusable, NoSpace."""
+        position = self._open_index().position
+        empty = position.sequence == 0
+        fits = (
+            state is not None
+            and not empty
+            and not self._reseed
+            and position.incarnation == state.incarnation
+            and state.first - 1 <= position.sequence <= state.last
+        )
+        return facts._replace(index_fits=fits, index_empty=empty)
 
     async def _enter(self, row: Row) -> bool:
         match row.role:
@@ -315,7 +325,7 @@ class Node:
         await self._find_trees_again()
         index = self._open_index()
         try:
-            chain, cut_short = await catch_up(index, self.log, self.world)
+            chain, cut_short = await catch_up(index, self.log, self.world, self.epoch)
         except (ReplayGap, FrameDamaged, LogDamaged) as error:
             raise IndexUnusable(error.message, hint=OWN_RECORDS_HINT) from error
         await self._begin_primary(index, chain, self.epoch, None, row.reason, cut_short=cut_short)

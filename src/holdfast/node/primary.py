@@ -22,28 +22,32 @@ from holdfast.trees.spec import Tree
 from holdfast.watch.watcher import ScanProgress, Watcher
 
 
-async def catch_up(index: Index, log: Log, world: World) -> tuple[Chain, bool]:
-    """Bring our own records since the last commit into the index: the place reached is the log's end, and whether the
-    last record left a batch unfinished.
+async def catch_up(index: Index, log: Log, world: World, epoch: Epoch) -> tuple[Chain, bool]:
+    """Bring the records since the last commit into the index: the place reached is the log's end, and whether the last
+    record left a batch unfinished.
 
-    Raises FrameDamaged, ReplayGap, LogDamaged: then the index is of no use any more.
+    Raises FrameDamaged, ReplayGap, LogDamaged: then the index is of no use any more. Raises Fenced, with the index as
+    it was, when the record reached is not this machine's own of *epoch*: another machine was promoted after it was
+    decided that we are primary (a server cut off from the others had told the log's end as it was before).
     """
-    chain, epoch = index.chain, index.epoch
+    chain, reached, writer = index.chain, index.epoch, str(world.settings.machine)
     last = (await log.state()).last
     replay = Replay(index, world.owners)
     while chain.sequence < last:
         async for record in log.follow(chain.sequence):
             frame = open_frame(record.payload, world.segment_key())
             chain = follow_chain(chain, record.payload, frame.header)
-            epoch = frame.header.epoch
+            reached, writer = frame.header.epoch, frame.header.writer
             if not frame.changes:
                 replay.abandon()
             for change in frame.changes:
                 replay.apply(change)
             if chain.sequence >= last:
                 break
+    if (reached, writer) != (epoch, world.settings.machine):
+        raise Fenced(f"{writer} was promoted (epoch {reached})", last=chain.sequence)
     cut_short = chain.sequence > 0 and read_header((await log.read(chain.sequence)).payload)[0].more
-    index.commit(chain, epoch)
+    index.commit(chain, reached)
     return chain, cut_short
 
 
