@@ -11,7 +11,7 @@ from holdfast.trees.spec import Tree
 from holdfast.vault.faults import ClockWrong
 from holdfast.vault.known import Known
 from holdfast.vault.record import Snapshot
-from holdfast.vault.repository import SnapshotName, Vault, wall_clock_ns
+from holdfast.vault.repository import SnapshotName, Vault
 from holdfast.vault.scan import Counts, Scanner, scan_trees
 from holdfast.vault.writer import Writer
 
@@ -24,7 +24,7 @@ CLOCK_BEHIND_NS_MAX: Final = 24 * 3600 * 10**9
 class Clocks(NamedTuple):
     """*wall_ns*: since 1970, for names; *monotonic_seconds*: for durations."""
 
-    wall_ns: Callable[[], int] = wall_clock_ns
+    wall_ns: Callable[[], int] = time.time_ns
     monotonic_seconds: Callable[[], float] = time.monotonic
 
 

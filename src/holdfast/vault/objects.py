@@ -28,18 +28,27 @@ TAIL_BYTES: Final = 4
 HEADER_BYTES_MAX: Final = 6 + 65535
 CONTENT_BYTES_MAX: Final = 1024 * 1024
 """Where files are cut: most messages are one content, and an append to a large mailbox file stores 1 MiB at most."""
-BLOCK_BYTES: Final = 4 * 1024 * 1024
-"""A block of contents is closed when it holds this much: an account's restore reads few bytes beside its own."""
-TREE_BLOCK_BYTES: Final = 1024 * 1024
-"""The same for parts of directories: showing one folder opens one block."""
-BLOCK_PLAIN_BYTES_MAX: Final = BLOCK_BYTES + CONTENT_BYTES_MAX
-PACK_BLOCKS_MAX: Final = 8
-"""So a pack has at most 40 MiB: one upload, one object in memory, one key."""
-INDEX_PACKS_MAX: Final = 16
-"""Work an interrupted backup has to find again by reading the ends of packs, at most."""
+BLOCK_PLAIN_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A reader's limit; see Sizes for the writer's."""
 DIRECTORY_BYTES_MAX: Final = OBJECT_BYTES_MAX
 ZSTD_LEVEL: Final = 3
 TREE_ZSTD_LEVEL: Final = 3
+
+
+class Sizes(NamedTuple):
+    """How a writer cuts; readers take any."""
+
+    block_bytes: int = 4 * 1024 * 1024
+    """A block of contents is closed before it holds more: an account's restore reads few bytes beside its own."""
+    parts_block_bytes: int = 1024 * 1024
+    """The same for parts of directories: showing one folder opens one block."""
+    pack_blocks: int = 8
+    """So a pack has at most 33 MiB: one upload, one object in memory, one key."""
+    index_packs: int = 16
+    """Work an interrupted backup has to find again by reading the ends of packs, at most."""
+
+
+SIZES: Final = Sizes()
 
 
 class ObjectKind(IntEnum):

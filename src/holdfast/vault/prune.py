@@ -16,7 +16,6 @@ from holdfast.vault.catalog import Pack, PackState
 from holdfast.vault.faults import VaultDamaged, WrongKey
 from holdfast.vault.keep import KeepRules, kept_snapshots
 from holdfast.vault.mark import Marks
-from holdfast.vault.objects import INDEX_PACKS_MAX
 from holdfast.vault.record import Snapshot
 from holdfast.vault.repository import SnapshotName, Vault
 from holdfast.vault.writer import Writer
@@ -197,8 +196,9 @@ def _delete_packs(vault: Vault, going: list[Pack]) -> None:
     numbers = {pack.number for pack in going}
     old = [found.name for found in vault.backend.list("index/") if vault.catalog.knows_index(found.name)]
     rest = [pack for pack in vault.catalog.packs() if pack.number not in numbers and pack.state is not PackState.GONE]
-    for at in range(0, len(rest), INDEX_PACKS_MAX):
-        made = vault.codec.index([vault.catalog.entry(pack) for pack in rest[at : at + INDEX_PACKS_MAX]])
+    index_packs = vault.sizes.index_packs
+    for at in range(0, len(rest), index_packs):
+        made = vault.codec.index([vault.catalog.entry(pack) for pack in rest[at : at + index_packs]])
         vault.backend.put(made.name, made.data)
     for name in old:
         vault.backend.delete(name)

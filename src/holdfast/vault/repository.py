@@ -6,7 +6,6 @@ there too.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,7 +18,7 @@ from holdfast.errors import Refused
 from holdfast.vault.catalog import BlockPlace, Catalog
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged, VaultMissing, VaultNewer, WrongKey
 from holdfast.vault.keys import VAULT_ID_BYTES, Readers, Secrets, Wrapper, WriterKey, checked_recipients, new_key
-from holdfast.vault.objects import FORMAT_VERSION, HEADER_BYTES_MAX, Codec, ObjectKind, digest_name
+from holdfast.vault.objects import FORMAT_VERSION, HEADER_BYTES_MAX, SIZES, Codec, ObjectKind, Sizes, digest_name
 from holdfast.vault.port import Backend, ObjectExists, ObjectMissing
 from holdfast.vault.record import Snapshot
 
@@ -38,7 +37,6 @@ class VaultFile(Struct, frozen=True):
     format: int
     id: str
     check: str
-    made_at_seconds: int = 0
 
 
 class SnapshotName(NamedTuple):
@@ -56,7 +54,7 @@ class SnapshotName(NamedTuple):
         return self.name.rpartition("-")[2]
 
 
-def init_vault(backend: Backend, recipients: tuple[str, ...], *, made_at_seconds: int = 0) -> WriterKey:
+def init_vault(backend: Backend, recipients: tuple[str, ...]) -> WriterKey:
     """Make a vault in an empty store; what it returns must be kept: without it nothing can be added (readers can get
     its secret back). Raises Refused when there is one, WrongKey for unusable recipients."""
     checked_recipients(recipients)
@@ -65,7 +63,7 @@ def init_vault(backend: Backend, recipients: tuple[str, ...], *, made_at_seconds
     vault, secret = new_key()[:VAULT_ID_BYTES], new_key()
     wrapped = Wrapper(recipients).wrap(secret)
     backend.put("keys/" + digest_name(wrapped), wrapped)
-    made = VaultFile(FORMAT_VERSION, vault.hex(), Secrets(vault, secret).check.hex(), made_at_seconds)
+    made = VaultFile(FORMAT_VERSION, vault.hex(), Secrets(vault, secret).check.hex())
     try:
         backend.put(VAULT_NAME, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
     except ObjectExists:
@@ -79,6 +77,7 @@ def open_vault(
     writer: WriterKey | None = None,
     identities: tuple[str, ...] = (),
     cache: Path | None = None,
+    sizes: Sizes = SIZES,
 ) -> Vault:
     """Open the vault in *backend* to add (*writer*), to read (*identities*) or both. *cache*: a file that keeps the
     catalog, and what the last backup of this machine knew; its folder must exist.
@@ -94,7 +93,7 @@ def open_vault(
             raise WrongKey("this writer key belongs to another vault", hint=f"The vault here is {file.id}.")
     else:
         secrets = Secrets(vault, _writer_secret(backend, file, readers))
-    opened = Vault(backend, Codec(secrets), readers, Wrapper(writer.recipients) if writer else None, cache)
+    opened = Vault(backend, Codec(secrets), readers, Wrapper(writer.recipients) if writer else None, cache, sizes)
     opened.sync()
     return opened
 
@@ -109,8 +108,8 @@ def _vault_file(backend: Backend) -> VaultFile:
         file = msgspec.json.decode(data, type=VaultFile)
         if file.format != FORMAT_VERSION:
             raise VaultNewer(f"the vault has format {file.format}, this program knows 1", hint="Update Holdfast here.")
-        if len(bytes.fromhex(file.id)) != VAULT_ID_BYTES:
-            raise ValueError("the id has a wrong length")
+        if len(bytes.fromhex(file.id)) != VAULT_ID_BYTES or bytes.fromhex(file.id).hex() != file.id:
+            raise ValueError("the id is none")
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise VaultDamaged(f"{VAULT_NAME} is unreadable ({error})", name=VAULT_NAME) from None
     return file
@@ -135,12 +134,19 @@ class Vault:
     """An open vault. Its methods are for one thread; reading blocks ahead is :class:`holdfast.vault.restore`'s."""
 
     def __init__(
-        self, backend: Backend, codec: Codec, readers: Readers, wrapper: Wrapper | None, cache: Path | None
+        self,
+        backend: Backend,
+        codec: Codec,
+        readers: Readers,
+        wrapper: Wrapper | None,
+        cache: Path | None = None,
+        sizes: Sizes = SIZES,
     ) -> None:
         self.backend = backend
         self.codec = codec
         self.readers = readers
         self.wrapper = wrapper
+        self.sizes = sizes
         self.catalog = Catalog(codec.secrets.vault.hex(), cache)
         self._blocks: OrderedDict[BlockPlace, bytes] = OrderedDict()
         self._ciphers: OrderedDict[str, tuple[ObjectKind, AESGCM]] = OrderedDict()
@@ -253,7 +259,3 @@ class Vault:
             self._ciphers.pop(next(iter(self._ciphers)), None)
         self._ciphers[pack] = kind, cipher
         return kind, cipher
-
-
-def wall_clock_ns() -> int:
-    return time.time_ns()

@@ -90,8 +90,7 @@ def verify(vault: Vault, depth: Depth = STRUCTURE) -> Verified:
     """Raises WrongKey, and what the backend raises; damage is in the result."""
     vault.sync()
     result = Verified()
-    for problem in vault.catalog.problems:
-        result.found(Finding("", "", b"", problem.message, problem.name))
+    _small_objects(vault, result)
     for pack in vault.catalog.packs():
         if pack.state is PackState.GONE:
             size = vault.backend.size(pack.name)
@@ -110,6 +109,21 @@ def verify(vault: Vault, depth: Depth = STRUCTURE) -> Verified:
         result.snapshots += 1
         _Check(vault, result, name, bad, seen).snapshot(snapshot)
     return result
+
+
+def _small_objects(vault: Vault, result: Verified) -> None:
+    """Index, keys, trash; the catalog may know an index object from before it was damaged."""
+    problems = {problem.name: problem.message for problem in vault.catalog.problems}
+    for prefix in ("keys/", "index/", "trash/"):
+        for found in list(vault.backend.list(prefix)):
+            try:
+                sound = found.name == prefix + digest_name(vault.backend.get(found.name))
+            except ObjectMissing:
+                continue  # by a prune, meanwhile
+            if not sound:
+                problems.setdefault(found.name, f"{found.name}: its bytes are not those that were written")
+    for name, message in problems.items():
+        result.found(Finding("", "", b"", message, name))
 
 
 def _read_packs(vault: Vault, depth: Depth, result: Verified) -> Iterator[bytes]:

@@ -13,11 +13,7 @@ from typing import Final, NamedTuple
 from holdfast.vault.faults import WrongKey
 from holdfast.vault.keys import Wrapper
 from holdfast.vault.objects import (
-    BLOCK_BYTES,
     CONTENT_BYTES_MAX,
-    INDEX_PACKS_MAX,
-    PACK_BLOCKS_MAX,
-    TREE_BLOCK_BYTES,
     TREE_ZSTD_LEVEL,
     ZSTD_LEVEL,
     Block,
@@ -26,6 +22,7 @@ from holdfast.vault.objects import (
     PackEntry,
     Sealed,
     Sealer,
+    Sizes,
 )
 from holdfast.vault.repository import Vault
 
@@ -52,9 +49,9 @@ class _SealedBlock(NamedTuple):
 class _OpenPack:
     """One kind's pack in the making."""
 
-    def __init__(self, kind: ObjectKind) -> None:
+    def __init__(self, kind: ObjectKind, sizes: Sizes) -> None:
         self.kind = kind
-        self.block_bytes_max = BLOCK_BYTES if kind is ObjectKind.CONTENTS else TREE_BLOCK_BYTES
+        self.block_bytes_max = sizes.block_bytes if kind is ObjectKind.CONTENTS else sizes.parts_block_bytes
         self.level = ZSTD_LEVEL if kind is ObjectKind.CONTENTS else TREE_ZSTD_LEVEL
         self.block = _OpenBlock()
         self.sealer: Sealer | None = None
@@ -69,7 +66,7 @@ class Writer:
             raise WrongKey("this vault is open for reading only", hint="Give the writer key that `vault init` made.")
         self._vault = vault
         self._wrapper: Wrapper = vault.wrapper
-        self._open = {kind: _OpenPack(kind) for kind in (ObjectKind.CONTENTS, ObjectKind.PARTS)}
+        self._open = {kind: _OpenPack(kind, vault.sizes) for kind in (ObjectKind.CONTENTS, ObjectKind.PARTS)}
         self._unfinished: set[bytes] = set()
         """Contents added here that the catalog does not have yet."""
         self._workers = ThreadPoolExecutor(WORKERS, "vault-seal")
@@ -105,6 +102,7 @@ class Writer:
         pack = self._open[kind]
         if pack.block.plain and len(pack.block.plain) + len(content) > pack.block_bytes_max:
             self._close_block(pack)
+            pack = self._open[kind]  # the pack may have been full, too
         pack.block.plain += content
         pack.block.ids.append(content_id)
         pack.block.lengths.append(len(content))
@@ -132,7 +130,7 @@ class Writer:
         pack.block.plain = bytearray()
         pack.blocks.append(_SealedBlock(pack.block, len(plain), sealed))
         pack.block = _OpenBlock()
-        if len(pack.blocks) == PACK_BLOCKS_MAX:
+        if len(pack.blocks) == self._vault.sizes.pack_blocks:
             self._close_pack(pack)
 
     def _close_pack(self, pack: _OpenPack) -> None:
@@ -149,9 +147,9 @@ class Writer:
             tuple(length for sealed in pack.blocks for length in sealed.block.lengths),
         )
         made = self._vault.codec.pack(pack.kind, pack.sealer.header, blocks, directory)
-        self._open[pack.kind] = _OpenPack(pack.kind)
+        self._open[pack.kind] = _OpenPack(pack.kind, self._vault.sizes)
         self._put(made, directory)
-        if len(self._to_index) >= INDEX_PACKS_MAX:
+        if len(self._to_index) >= self._vault.sizes.index_packs:
             self._write_index()
 
     def _put(self, made: Sealed, directory: Directory) -> None:
@@ -172,8 +170,9 @@ class Writer:
 
     def _write_index(self) -> None:
         """Only packs that are durable are in the list."""
-        for at in range(0, len(self._to_index), INDEX_PACKS_MAX):
-            entries = self._to_index[at : at + INDEX_PACKS_MAX]
+        index_packs = self._vault.sizes.index_packs
+        for at in range(0, len(self._to_index), index_packs):
+            entries = self._to_index[at : at + index_packs]
             made = self._vault.codec.index(entries)
             self._vault.backend.put(made.name, made.data)
             self._vault.catalog.took_index(made.name, entries)
