@@ -257,6 +257,8 @@ def test_a_fenced_primary_appends_nothing_and_what_only_it_had_is_kept_aside_and
             header, _ = read_header(nodes.store.get(Sequence(sequence)).payload)
             assert (header.writer, header.epoch) == ("backup", Epoch(2))
         assert "join --rejoin" in await nodes.main.warnings()
+        (refusal,) = (await nodes.main.operations.plan_takeover("", force=False)).refusals
+        assert "main is not a standby, its role is returned" in refusal
 
         nodes.main.node.order_rejoin()
         await nodes.main.wait_role(Role.STANDBY)
@@ -294,6 +296,12 @@ def test_orders_are_refused_where_they_would_not_be_safe(tmp_path: Path) -> None
             nodes.main.node.order_found()
         again = await nodes.main.operations.takeover("again")
         assert again.done
+        for plan in (
+            await nodes.main.operations.plan_switchover(""),
+            await nodes.backup.operations.plan_switchover(""),
+        ):
+            assert plan.refusals == ()
+            assert "is gone" not in plan.why, "nobody said so"
         assert again.nothing_to_do
 
     run(tmp_path, scenario)

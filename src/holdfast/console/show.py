@@ -55,9 +55,29 @@ def _machines(facts: Json) -> Table:
         lag = f"{view['lag_ms_p50']:.0f} / {view['lag_ms_p99']:.0f} ms" if view["lag_ms_p99"] >= 0 else ""
         behind = f"{view['behind_records']} records" if view["behind_records"] >= 0 else ""
         applied = str(view["applied"]) if view["applied"] > 0 else ""
-        note = view["progress"] or ("serving" if view["serving"] else "")
-        table.add_row(view["name"], Text(role, style=style), heard, applied, behind, lag, note)
+        table.add_row(view["name"], Text(role, style=style), heard, applied, behind, lag, _note(view))
     return table
+
+
+def _note(view: Json) -> str:
+    if not view["alive"]:
+        return ""  # what it does now is not known
+    if view["progress"]:
+        return str(view["progress"])
+    if view["serving"]:
+        return "serving"
+    return "not serving" if view["role"] == "primary" else ""
+
+
+def _aside(kept: Json) -> str:
+    """What waits for a person to look at it; empty when nothing does."""
+    said = []
+    if kept["things"]:
+        things = "1 thing" if kept["things"] == 1 else f"{kept['things']:,} things"
+        said.append(f"{things} to look at below {kept['where']}")
+    if kept["reports"]:
+        said.append(f"{kept['reports']} rejoin-*.json" + ("" if said else f" to look at beside {kept['where']}"))
+    return ", ".join(said)
 
 
 def _status_lines(facts: Json) -> Iterable[Any]:
@@ -86,6 +106,8 @@ def _status_lines(facts: Json) -> Iterable[Any]:
         found = facts["verified_differences"]
         result = "no differences" if found == 0 else f"{found} differences"
         yield f"verified  {_ago(time.time() - facts['verified_at'])} ago: {result}"
+    if kept := _aside(facts["kept_aside"]):
+        yield f"aside     {kept}"
     yield ""
     yield _machines(facts)
     if facts["warnings"]:
@@ -131,7 +153,8 @@ def outcome(value: Json) -> None:
     for step in value["steps"]:
         console.print(f"  {step['name']:8} {step['seconds']:7.3f} s  {step['words']}")
     if value["done"]:
-        what = "nothing had to be changed" if value["nothing_to_do"] else f"{value['machine']} is the primary"
+        now = f"{value['machine']} is the primary"
+        what = f"{now}, nothing had to be changed" if value["nothing_to_do"] else now
         console.print(f"[bold green]{value['action']} done[/] in {value['seconds']:.3f} s: {what}")
     else:
         console.print(Text(f"{value['action']} failed: {value['failure']}", style="bold red"))

@@ -51,7 +51,9 @@ class Operations:
     async def plan_takeover(self, why: str, *, force: bool) -> Plan:
         """What a takeover would do here and now."""
         node, me = self._node, self._node.world.settings.machine
-        refusals, warnings = self._standing(f"{me} is the standby"), []
+        if node.role is Role.PRIMARY:
+            return self._sure_plan("takeover", why, await node.world.serving.missing())
+        refusals, warnings = self._standing(), []
         primary = node.primary_name
         if primary and primary != me and node.beats.alive(primary) and not force:
             refusals.append(
@@ -68,7 +70,7 @@ class Operations:
         return Plan(
             "takeover",
             me,
-            why or (f"a person says that {primary} is gone" if primary else "a person orders it"),
+            why or self._why_now(primary),
             (
                 Step("drain", f"apply the {behind} records of the log that are not applied yet"),
                 Step("promote", f"append the promotion of {me} (epoch {node.epoch + 1}) to the log"),
@@ -83,7 +85,9 @@ class Operations:
     async def plan_switchover(self, why: str) -> Plan:
         """What a switchover to this machine would do."""
         node, me = self._node, self._node.world.settings.machine
-        refusals = self._standing(f"{me} is the standby")
+        if node.role is Role.PRIMARY:
+            return self._sure_plan("switchover", why, await node.world.serving.missing())
+        refusals = self._standing()
         primary = node.primary_name
         if primary and primary != me and not node.beats.alive(primary):
             refusals.append(f"the primary {primary} is not heard: if it is gone, use `holdfast takeover`")
@@ -91,7 +95,7 @@ class Operations:
         return Plan(
             "switchover",
             me,
-            why or "a person orders it",
+            why or "by hand, no reason given",
             (
                 Step("yield", f"{primary} stops serving, puts everything into the log, gives the addresses back"),
                 Step("drain", f"apply what is then in the log ({behind} records now)"),
@@ -104,12 +108,36 @@ class Operations:
             {"primary": primary, "epoch": int(node.epoch), "records_behind": behind},
         )
 
-    def _standing(self, needed: str) -> list[str]:
-        node = self._node
+    def _sure_plan(self, action: str, why: str, missing: tuple[str, ...]) -> Plan:
+        """On the primary: start what is missing of what it serves with."""
+        node, me = self._node, self._node.world.settings.machine
+        what = f"take or start what is missing: {', '.join(missing)}" if missing else "nothing: all of it is here"
+        why = f"{me} is the primary already" + (f"; {why}" if why else "")
+        facts = {"primary": me, "epoch": int(node.epoch), "missing": missing}
+        return Plan(action, me, why, (Step("serve", what), _PROBE), facts=facts)
+
+    def _why_now(self, primary: str | None) -> str:
+        """What is known of the primary when nobody gives a reason: it stands in the log for good."""
+        if not primary:
+            return "by hand, no reason given; who the primary is is not known here"
+        silent = self._node.beats.silent_seconds(primary)
+        if silent is None:
+            return f"by hand, no reason given; {primary} was never heard since the agent here started"
+        heard = "is heard" if self._node.beats.alive(primary) else f"is silent for {silent:.0f} s"
+        return f"by hand, no reason given; {primary} {heard}"
+
+    def _standing(self) -> list[str]:
+        """Why this machine cannot be promoted, and who can."""
+        node, machines = self._node, self._node.world.settings.mail_machines
         if node.role is Role.STANDBY:
             return []
-        advice = f" {node.advice}" if node.advice else ""
-        return [f"{needed}, not {node.role}: {node.reason}.{advice}"]
+        heard = [
+            (machine.name, node.beats.last(machine.name)) for machine in machines if node.beats.alive(machine.name)
+        ]
+        able = [name for name, beat in heard if beat is not None and beat.role == Role.STANDBY]
+        advice = node.advice or (f"Give the order on {' or '.join(able)}." if able else "")
+        me = node.world.settings.machine
+        return [f"{me} is not a standby, its role is {node.role} ({node.reason}). {advice}".rstrip()]
 
     async def _records_behind(self) -> int:
         node = self._node
@@ -122,7 +150,7 @@ class Operations:
     async def takeover(self, why: str, *, force: bool = False) -> Outcome:
         """Carry the plan out. Raises Refused; a failed step is in the outcome."""
         if self._node.role is Role.PRIMARY:
-            return await self._make_sure("takeover")
+            return await self._make_sure("takeover", why)
         async with self._node.busy:
             plan = await self.plan_takeover(why, force=force)
             _refuse(plan)
@@ -138,7 +166,7 @@ class Operations:
         """Carry the plan out. Raises Refused; a failed step is in the outcome, and the old primary serves again."""
         node = self._node
         if node.role is Role.PRIMARY:
-            return await self._make_sure("switchover")
+            return await self._make_sure("switchover", why)
         async with node.busy:
             plan = await self.plan_switchover(why)
             _refuse(plan)
@@ -191,21 +219,23 @@ class Operations:
                 await execution.step("drain", node.drain(DRAIN_SECONDS_MAX))
         await execution.step("serve", serve())
 
-    async def _make_sure(self, action: str) -> Outcome:
+    async def _make_sure(self, action: str, why: str) -> Outcome:
         """This machine is the primary already: it serves, or serves from now on."""
         node = self._node
-        plan = Plan(action, node.world.settings.machine, "this machine is the primary already", (_SERVE, _PROBE))
-        execution = Execution(plan, node.world.history, node.world.clocks.monotonic)
+        execution = Execution(self._sure_plan(action, why, ()), node.world.history, node.world.clocks.monotonic)
+        missing: tuple[str, ...] = ()
 
         async def serve() -> str:
+            nonlocal missing
+            missing = await node.world.serving.missing()
             await node.world.serving.start()
-            return "the addresses are here and the services run"
+            return f"took or started: {', '.join(missing)}" if missing else "the addresses are here, the services run"
 
         try:
             await execution.step("serve", serve())
         except HoldfastError as error:
             return execution.outcome(failure=str(error))
-        return execution.outcome(warnings=await self._probe(execution), nothing_to_do=True)
+        return execution.outcome(warnings=await self._probe(execution), nothing_to_do=not missing)
 
     async def _probe(self, execution: Execution) -> tuple[str, ...]:
         """Probe until every service answers, or the time is up; what did not answer, in sentences."""

@@ -64,7 +64,10 @@ class Serving:
         _raise_first([*failed, *await asyncio.gather(taking, self.mail.start(), return_exceptions=True)])
 
     async def missing(self) -> tuple[str, ...]:
-        """What of it is not here, by name: addresses that are not held, services that do not run."""
+        """What of it is not here, by name: addresses that are not held, services that do not run.
+
+        Raises HoldfastError when it cannot be told.
+        """
         held = await asyncio.to_thread(self.addresses.held)
         running = await self.mail.running()
         return (

@@ -15,6 +15,7 @@ from holdfast.changes.names import Sequence
 from holdfast.errors import HoldfastError, Unreachable
 from holdfast.log.port import LogState
 from holdfast.node.beats import Beat
+from holdfast.node.kept import KeptAside, kept_aside
 from holdfast.node.node import Node
 from holdfast.node.roles import Role
 
@@ -90,6 +91,7 @@ class SiteStatus(Struct, frozen=True):
     scrub: str
     verified_at: float
     verified_differences: int
+    kept_aside: KeptAside
     warnings: tuple[Warned, ...]
 
 
@@ -133,6 +135,7 @@ async def site_status(node: Node) -> SiteStatus:
         scrub=node.primary.scrub.words if node.primary is not None and node.primary.scrub is not None else "",
         verified_at=local.verified_at,
         verified_differences=local.verified_differences,
+        kept_aside=kept_aside(settings.state),
         warnings=tuple(_warnings(node, machines, state, problem, primary)),
     )
 
@@ -313,6 +316,10 @@ def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
 def _own_warnings(node: Node) -> list[Warned]:
     warned = []
     local, now = node.world.local.state, node.world.clocks.wall_seconds()
+    if node.role is Role.PRIMARY and node.world.serving.released_by_hand:
+        warned.append(
+            Warned("this machine is the primary and serves nobody: it was released", "`holdfast takeover` here serves.")
+        )
     if node.role is Role.STANDBY:
         if local.verified_differences > 0:
             warned.append(
