@@ -257,7 +257,7 @@ def test_a_fenced_primary_appends_nothing_and_what_only_it_had_is_kept_aside_and
             header, _ = read_header(nodes.store.get(Sequence(sequence)).payload)
             assert (header.writer, header.epoch) == ("backup", Epoch(2))
         assert "join --rejoin" in await nodes.main.warnings()
-        (refusal,) = (await nodes.main.operations.plan_takeover("", force=False)).refusals
+        (refusal,) = (await nodes.main.operations.plan_switchover("")).refusals
         assert "main is not a standby, its role is returned" in refusal
 
         nodes.main.node.order_rejoin()
@@ -346,5 +346,27 @@ def test_an_agent_stops_in_time_while_the_log_is_away_and_nothing_is_lost(tmp_pa
         nodes.main.start()
         await nodes.main.wait_role(Role.PRIMARY)
         await nodes.assert_equal()
+
+    run(tmp_path, scenario)
+
+
+def test_a_primary_whose_index_cannot_be_opened_says_so_and_still_learns_that_it_was_replaced(tmp_path: Path) -> None:
+    """A full or failing disk of its own: the log can be read all the same, and says who serves."""
+
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("before")
+        await nodes.settle()
+        await nodes.main.stop()
+        (nodes.main.base / "state" / "index.db").write_bytes(b"no index " * 1000)
+        nodes.main.start()
+        serving = nodes.main.node.world.serving
+        serving.on = True  # as it was when its disk failed
+        await nodes.main.wait_role(Role.WAITING)
+        await wait_until(lambda: "the tree index" in nodes.main.node.reason, lambda: nodes.main.node.reason)
+        assert "the log cannot be reached" not in await nodes.main.warnings()
+        assert serving.on, "mail is served while nobody else is primary"
+        done = await nodes.backup.operations.takeover("its disk is broken", force=True)
+        assert done.done, done.failure
+        await wait_until(lambda: not serving.on, lambda: nodes.main.node.reason)
 
     run(tmp_path, scenario)
