@@ -1,1 +1,16 @@
-"""The vault: a repository of snapshots in write-once objects, sealed and without need to trust the store."""
+"""The vault: snapshots of trees in a store that need not be trusted. docs/formats/vault.md is its page.
+
+``port``        what a store must do; ``backends`` are the adapters
+``keys``        who may write, who may read
+``objects``     packs, index, snapshots as bytes
+``catalog``     which content lies where: a copy of the index, in SQLite
+``repository``  a vault made, opened, read
+``writer``      contents into packs
+``record``      snapshots and directories
+``scan``, ``known``, ``backup``            a walk becomes a snapshot; what did not change is not read
+``restore``, ``verify``, ``difference``    what to do with snapshots
+``keep``, ``mark``, ``prune``              which go, and what goes with them
+
+A snapshot made by a scan is not an instant: each file is whole, the files beside each other may differ by the time the
+scan took.
+"""

@@ -10,6 +10,7 @@ being good: what was known as stored before such a moment has to be looked up ag
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -19,7 +20,8 @@ from typing import Final, NamedTuple
 import apsw
 
 from holdfast.changes.digest import DIGEST_BYTES
-from holdfast.errors import Refused
+from holdfast.errors import NoSpace, Refused
+from holdfast.files import PRIVATE
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.objects import HEAD_BYTES, TAIL_BYTES, Block, Codec, Directory, PackEntry
 from holdfast.vault.port import Backend, ObjectMissing
@@ -94,6 +96,8 @@ class Catalog:
         """Index, trash and pack objects that could not be read in the last :meth:`sync`."""
 
     def _open(self, vault: str, path: Path | None) -> None:
+        if path is not None:  # it names files, and which contents are the same
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
         self.db = apsw.Connection(str(path) if path else ":memory:")
         self.db.set_busy_timeout(BUSY_MILLISECONDS)
         self.db.execute("PRAGMA synchronous = OFF" if path is None else "PRAGMA journal_mode = WAL")
@@ -131,10 +135,18 @@ class Catalog:
             raise _in_use(error) from None
         try:
             yield
+            self.db.execute("COMMIT")
+        except apsw.FullError as error:
+            self._roll_back()
+            hint = "Free space where the vault's cache file is, then repeat."
+            raise NoSpace(f"the vault's cache cannot be written ({error})", hint=hint) from None
         except BaseException:
-            self.db.execute("ROLLBACK")
+            self._roll_back()
             raise
-        self.db.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        if self.db.in_transaction:  # SQLite itself rolls back when a disk is full
+            self.db.execute("ROLLBACK")
 
     # -- bringing it up to the store ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ there too.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Struct
 
 from holdfast.errors import Refused
-from holdfast.vault.catalog import BlockPlace, Catalog
+from holdfast.vault.catalog import BlockPlace, Catalog, Place
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged, VaultMissing, VaultNewer, WrongKey
 from holdfast.vault.keys import VAULT_ID_BYTES, Readers, Secrets, Wrapper, WriterKey, checked_recipients, new_key
 from holdfast.vault.objects import FORMAT_VERSION, HEADER_BYTES_MAX, SIZES, Codec, ObjectKind, Sizes, digest_name
@@ -131,7 +132,7 @@ def _writer_secret(backend: Backend, file: VaultFile, readers: Readers) -> bytes
 
 
 class Vault:
-    """An open vault. Its methods are for one thread; reading blocks ahead is :class:`holdfast.vault.restore`'s."""
+    """An open vault. For one thread, but for :meth:`read_block` and :meth:`pack_cipher`."""
 
     def __init__(
         self,
@@ -150,6 +151,7 @@ class Vault:
         self.catalog = Catalog(codec.secrets.vault.hex(), cache)
         self._blocks: OrderedDict[BlockPlace, bytes] = OrderedDict()
         self._ciphers: OrderedDict[str, tuple[ObjectKind, AESGCM]] = OrderedDict()
+        self._ciphers_lock = threading.Lock()
 
     def __enter__(self) -> Vault:
         return self
@@ -198,8 +200,12 @@ class Vault:
 
         Raises VaultDamaged (damaged or missing), WrongKey, and what the backend raises.
         """
+        return self.content_in(self.catalog.places(content_id), content_id)
+
+    def content_in(self, places: list[Place], content_id: bytes) -> bytes:
+        """As :meth:`content`, with the places known."""
         damage = VaultDamaged(f"content {content_id.hex()} is in no pack")
-        for place in self.catalog.places(content_id):
+        for place in places:
             try:
                 content = self.block(place.block)[place.at : place.at + place.length]
             except VaultDamaged as error:
@@ -255,7 +261,8 @@ class Vault:
             if self.readers and "packs/" + digest_name(self.backend.get(pack)) != pack:
                 raise VaultDamaged(f"{pack}: its key is damaged", name=pack) from None
             raise
-        while len(self._ciphers) >= CIPHERS_CACHED_MAX:
-            self._ciphers.pop(next(iter(self._ciphers)), None)
-        self._ciphers[pack] = kind, cipher
+        with self._ciphers_lock:
+            while len(self._ciphers) >= CIPHERS_CACHED_MAX:
+                self._ciphers.popitem(last=False)
+            self._ciphers[pack] = kind, cipher
         return kind, cipher

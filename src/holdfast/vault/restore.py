@@ -241,7 +241,7 @@ class _Restorer:
         places = self._vault.catalog.places(content_id)
         if places:
             self._ahead.take(places[0].block)
-        content = self._vault.content(content_id)
+        content = self._vault.content_in(places, content_id)
         if content[0] == 0 and content.count(0) == len(content):
             return len(content)  # a hole
         rest = memoryview(content)
