@@ -360,7 +360,7 @@ def test_a_primary_whose_index_cannot_be_opened_says_so_and_still_learns_that_it
         (nodes.main.base / "state" / "index.db").write_bytes(b"no index " * 1000)
         nodes.main.start()
         serving = nodes.main.node.world.serving
-        serving.on = True  # as it was when its disk failed
+        await serving.start()  # as it was when its disk failed
         await nodes.main.wait_role(Role.WAITING)
         await wait_until(lambda: "the tree index" in nodes.main.node.reason, lambda: nodes.main.node.reason)
         assert "the log cannot be reached" not in await nodes.main.warnings()
