@@ -51,6 +51,7 @@ class DovecotSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class PostfixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     config_directory: str = "/etc/postfix"
     units: tuple[str, ...] = ("postfix.service",)
+    """Where this is a wrapper, as on Debian 12, ``postfix@-.service`` behind it is started and stopped too."""
     overrides: str = "/etc/holdfast/overrides/postfix.cf"
     """This machine's own ``key = value`` lines (``inet_interfaces``, ``smtp_bind_address``, ...), put into main.cf."""
     protect_queue: bool = False
