@@ -56,6 +56,21 @@ def test_a_new_index_stands_nowhere(tmp_path: Path) -> None:
     index.close()
 
 
+@pytest.mark.parametrize("there_before", [False, True])
+def test_only_its_owner_reads_it(tmp_path: Path, there_before: bool) -> None:
+    """It names every message of everybody."""
+    path = tmp_path / "new"
+    if there_before:
+        path.touch(0o644)
+    index = Index.open(path)
+    index.add(node())
+    index.commit(place(1), Epoch(1))
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {
+        name: 0o600 for name in ("new", "new-wal", "new-shm")
+    }
+    index.close()
+
+
 def test_commit_and_rollback_are_whole(index: Index) -> None:
     first = index.add(node(size=10))
     index.bind(root(index), b"a", first)

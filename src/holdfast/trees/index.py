@@ -6,6 +6,8 @@ A tree's root is a directory node named by the tree in the super-root 0.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
@@ -271,8 +273,9 @@ class Index(IndexReader):
 
     @classmethod
     def open(cls, path: Path) -> Index:
-        """Open or make the index file. Raises IndexUnusable."""
+        """Open or make the index file, mode 0600: it names everybody's mail. Raises IndexUnusable."""
         try:
+            _keep_private(path)
             connection = apsw.Connection(str(path))
             connection.set_busy_timeout(10_000)
             version = connection.pragma("user_version")
@@ -463,6 +466,19 @@ class Index(IndexReader):
         if node.kind == NodeKind.DIRECTORY:
             self.forget_paths()
         return True
+
+
+def _keep_private(path: Path) -> None:
+    """The file, made if there is none, and SQLite's beside it: mode 0600. SQLite makes those like the first.
+
+    A file that is there is not opened for it: closing it would drop the locks of this process's other connections
+    (https://sqlite.org/howtocorrupt.html section 2.2).
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            file.chmod(0o600)
 
 
 def _no_space(path: Path) -> NoSpace:
