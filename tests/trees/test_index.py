@@ -65,9 +65,8 @@ def test_only_its_owner_reads_it(tmp_path: Path, there_before: bool) -> None:
     index = Index.open(path)
     index.add(node())
     index.commit(place(1), Epoch(1))
-    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {
-        name: 0o600 for name in ("new", "new-wal", "new-shm")
-    }
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("new", "new-wal", "new-shm"), 0o600)
     index.close()
 
 
