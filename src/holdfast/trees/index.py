@@ -275,7 +275,8 @@ class Index(IndexReader):
     def open(cls, path: Path) -> Index:
         """Open or make the index file, mode 0600: it names everybody's mail. Raises IndexUnusable."""
         try:
-            _keep_private(path)
+            if str(path) != IN_MEMORY:
+                _keep_private(path)
             connection = apsw.Connection(str(path))
             connection.set_busy_timeout(10_000)
             version = connection.pragma("user_version")
@@ -466,6 +467,10 @@ class Index(IndexReader):
         if node.kind == NodeKind.DIRECTORY:
             self.forget_paths()
         return True
+
+
+IN_MEMORY: Final = ":memory:"
+"""SQLite's name for a database without a file."""
 
 
 def _keep_private(path: Path) -> None:
