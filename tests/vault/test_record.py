@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.changes.change import Meta
+from holdfast.changes.exchange import EntryKind
 from holdfast.vault.faults import VaultDamaged
-from holdfast.vault.record import PART_ENTRIES_MAX, Entry, EntryKind, decode_part, directory_parts
+from holdfast.vault.record import PART_ENTRIES_MAX, Entry, decode_part, directory_parts
 
 META = Meta(0o600, "vmail", "vmail", 1)
 ID = bytes(16)

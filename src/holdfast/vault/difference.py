@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from holdfast.vault.record import Entry, EntryKind, Read, Snapshot, TreeRoot, decode_part, split_ids
+from holdfast.changes.exchange import EntryKind
+from holdfast.vault.record import Entry, Read, Snapshot, TreeRoot, decode_part, split_ids
 
 
 class Kind(StrEnum):

@@ -37,6 +37,10 @@ class WriterKey(Struct, frozen=True, forbid_unknown_fields=True):
     recipients: tuple[str, ...]
     """Who will be able to read what this machine writes: age recipients."""
 
+    def __repr__(self) -> str:
+        """Without the secret: it ends up in messages and logs."""
+        return f"WriterKey({self.vault}, for {len(self.recipients)} recipients)"
+
     def to_bytes(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 

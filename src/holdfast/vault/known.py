@@ -15,8 +15,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from holdfast.changes.exchange import EntryKind
 from holdfast.vault.catalog import Catalog
-from holdfast.vault.record import Entry, EntryKind
+from holdfast.vault.record import Entry
 
 SETTLED_NS: Final = 2_000_000_000
 """Coarser than any filesystem's timestamps that mail is kept on (FAT has 2 s)."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from holdfast.changes.exchange import EntryKind
 from holdfast.vault.faults import VaultDamaged
-from holdfast.vault.record import DEPTH_MAX, Entry, EntryKind, Snapshot, decode_part, split_ids
+from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, decode_part, split_ids
 from holdfast.vault.repository import Vault
 
 PROBLEMS_PER_SNAPSHOT_MAX: Final = 100

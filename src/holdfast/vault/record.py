@@ -28,8 +28,6 @@ GAPS_NAMED_MAX: Final = 10_000
 DEPTH_MAX: Final = 150
 """Directories below each other: each holds a descriptor open, and a few frames of the stack, while it is walked."""
 
-__all__ = ["EntryKind", "Meta"]
-
 
 class Entry(Struct, frozen=True, array_like=True):
     """One name in a directory. *content*: ids one behind the other (directory: of its parts; file: of its contents),

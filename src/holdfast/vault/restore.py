@@ -17,11 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from holdfast.changes.change import Meta
+from holdfast.changes.exchange import EntryKind
 from holdfast.errors import ExitStatus, NoSpace
 from holdfast.trees.stat import Owners
 from holdfast.vault.catalog import BlockPlace
 from holdfast.vault.faults import TargetInUse, VaultDamaged
-from holdfast.vault.record import DEPTH_MAX, Entry, EntryKind, Meta, Snapshot, TreeRoot, entries_of, lookup, split_ids
+from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, TreeRoot, entries_of, lookup, split_ids
 from holdfast.vault.repository import Vault
 
 AHEAD_BLOCKS: Final = 2

@@ -17,22 +17,13 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from holdfast.changes.change import PATH_BYTES_MAX
+from holdfast.changes.change import PATH_BYTES_MAX, Meta
+from holdfast.changes.exchange import EntryKind
 from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Observed, Owners, observed, read_xattrs
 from holdfast.vault.known import SETTLED_NS, Known, KnownDirectory, KnownEntry, unchanged
 from holdfast.vault.objects import CONTENT_BYTES_MAX, ObjectKind
-from holdfast.vault.record import (
-    DEPTH_MAX,
-    FILE_BYTES_MAX,
-    GAPS_NAMED_MAX,
-    Entry,
-    EntryKind,
-    Gap,
-    Meta,
-    TreeRoot,
-    directory_parts,
-)
+from holdfast.vault.record import DEPTH_MAX, FILE_BYTES_MAX, GAPS_NAMED_MAX, Entry, Gap, TreeRoot, directory_parts
 from holdfast.vault.writer import Writer
 
 READ_ATTEMPTS_MAX: Final = 3

@@ -13,13 +13,14 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from holdfast.changes.exchange import EntryKind
 from holdfast.errors import ExitStatus
 from holdfast.vault.catalog import BlockPlace, Pack, PackState
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged
 from holdfast.vault.mark import missing_in_file
 from holdfast.vault.objects import Codec, digest_name
 from holdfast.vault.port import ObjectMissing
-from holdfast.vault.record import DEPTH_MAX, Entry, EntryKind, Snapshot, decode_part, split_ids
+from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, decode_part, split_ids
 from holdfast.vault.repository import SnapshotName, Vault
 
 WORKERS: Final = 2
