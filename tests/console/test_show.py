@@ -109,11 +109,14 @@ def test_a_machine_that_is_silent_is_not_shown_as_serving() -> None:
     (line,) = [line for line in printed(status(GONE)) if line.startswith("main ")]
     assert "silent (was primary)" in line
     assert "serving" not in line
+    assert any(line.endswith("  last on main, epoch 12") for line in printed(status(GONE)))
+    assert any(line.endswith("  on main, epoch 12") for line in printed(status(ALL_WELL)))
 
 
 def test_a_primary_that_was_released_is_not_shown_as_serving() -> None:
     (line,) = [line for line in printed(status((machine("main", "primary"),))) if line.startswith("main ")]
     assert line.endswith("not serving")
+    assert any("on nobody, main does not serve" in line for line in printed(status((machine("main", "primary"),))))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,17 @@ def _note(view: Json) -> str:
     return "not serving" if view["role"] == "primary" else ""
 
 
+def _served_by(facts: Json) -> str:
+    """Who has the service addresses, as far as it is known here."""
+    primary = facts["primary"]
+    view = next((view for view in facts["machines"] if view["name"] == primary), None)
+    if view is None:
+        return "on nobody"
+    if not view["alive"]:
+        return f"last on {primary}"
+    return f"on {primary}" if view["serving"] else f"on nobody, {primary} does not serve"
+
+
 def _aside(kept: Json) -> str:
     """What waits for a person to look at it; empty when nothing does."""
     said = []
@@ -89,7 +100,7 @@ def _status_lines(facts: Json) -> Iterable[Any]:
         (facts["role"], _ROLE_STYLES.get(facts["role"], "yellow")),
         f" ({facts['reason']})",
     )
-    yield f"service   {addresses}  on {facts['primary'] or 'nobody'}, epoch {facts['epoch']}"
+    yield f"service   {addresses}  {_served_by(facts)}, epoch {facts['epoch']}"
     if log["reachable"]:
         leader = f", led by {log['leader']}" if log["leader"] else ""
         yield (

@@ -318,7 +318,7 @@ def _own_warnings(node: Node) -> list[Warned]:
     local, now = node.world.local.state, node.world.clocks.wall_seconds()
     if node.role is Role.PRIMARY and node.world.serving.released_by_hand:
         warned.append(
-            Warned("this machine is the primary and serves nobody: it was released", "`holdfast takeover` here serves.")
+            Warned("this machine is the primary and serves nobody: it was released", "Run `holdfast takeover` here.")
         )
     if node.role is Role.STANDBY:
         if local.verified_differences > 0:
