@@ -235,6 +235,7 @@ def test_a_standby_whose_disk_was_full_says_what_to_do_and_is_equal_when_there_i
         assert_nothing_lost(site, load)
     assert site.machine("backup").unit("holdfast").starts == starts, "its agent went on"
     assert not warns_of_the_full_disk(site, "backup")
+    assert "ms behind" not in site.warnings("backup"), "having caught up it is not behind any more"
 
 
 def test_a_primary_whose_disk_was_full_says_what_to_do_and_nothing_acknowledged_is_lost(

@@ -101,6 +101,8 @@ class Follow:
         self._lost: HoldfastError | None = None
         self.blocked_because = ""
         """Why applying waits (a full disk); empty while it does not."""
+        self._on_time_from_ns = 0
+        """What was captured before this moment, by the primary's clock, had to wait for room."""
         self._stopping = threading.Event()
         self._reader: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
@@ -220,6 +222,7 @@ class Follow:
     def forget_lags(self) -> None:
         """Start the percentiles anew: a measurement begins."""
         self._lags.clear()
+        self._on_time_from_ns = 0  # the clock it was read from may have jumped
 
     # -- reading (event loop) ------------------------------------------------------------------------------------------
 
@@ -337,8 +340,10 @@ class Follow:
                 self.blocked_because = error.message
                 if self._stopping.wait(NO_SPACE_RETRY_SECONDS):
                     return
-        self.blocked_because = ""
-        if self._settle_at is None:  # what had waited before we began is no lag, but catching up
+        if self.blocked_because:
+            self.blocked_because, self._on_time_from_ns = "", self._clock_ns()
+        # What had waited before we began, or for a full disk, is no lag, but catching up.
+        if self._settle_at is None and frame.header.captured_at_ns >= self._on_time_from_ns:
             self._lags.append(max(self._clock_ns() - frame.header.captured_at_ns, 0) / 1e6)
         with self._lock:
             self._waiting_bytes -= len(record.payload)
