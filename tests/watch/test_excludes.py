@@ -79,3 +79,20 @@ def test_a_directory_made_again_has_patterns_of_its_own(ground: Ground) -> None:
         (ground.root / name / "1.M1").unlink()
         (ground.root / name).rmdir()
         ground.collect()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("source", ["fanotify", "inotify"])
+def test_a_file_in_the_place_of_a_directory_that_is_left_out_counts(tmpfs: Path, source: str) -> None:
+    """Both came between two looks, and inotify tells of a name, not of what stood there."""
+    spec = TreeSpec("store", str(tmpfs / "tree"), exclude=("tmp/",))
+    ground = Ground(tmpfs, sources=(source,), spec=spec)
+    try:
+        (ground.root / "tmp").mkdir()
+        (ground.root / "tmp").rename(tmpfs / "elsewhere")
+        (ground.root / "tmp").write_text("a file")
+        ground.collect()
+        ground.check()
+        assert ground.index.at("store", b"tmp") is not None
+    finally:
+        ground.close()

@@ -22,6 +22,7 @@ from holdfast.watch.hints import (
     MODIFY,
     MOVED_FROM,
     MOVED_TO,
+    ON_DIRECTORY,
     OVERFLOW,
     RENAME,
     DirtySet,
@@ -33,6 +34,8 @@ _MASK: Final = MODIFY | ATTRIB | CLOSE_WRITE | CREATE | DELETE | MOVED_FROM | MO
 _ONLYDIR: Final = 0x01000000
 _EXCL_UNLINK: Final = 0x04000000
 _IGNORED: Final = 0x8000
+_MIXED: Final = 1 << 32
+"""Ours: events of a directory and of something else came together at one name."""
 _EVENT: Final = struct.Struct("=iIII")
 _WD: Final = struct.Struct("=i")
 
@@ -76,7 +79,8 @@ class Inotify:
                     self._handles.pop(descriptor, None)
                 else:
                     key = _WD.pack(descriptor) + bytes(view[name_at:at]).rstrip(b"\0")
-                    raw[key] = raw.get(key, 0) | mask
+                    seen = raw.get(key, mask)
+                    raw[key] = seen | mask | (_MIXED if (seen ^ mask) & ON_DIRECTORY else 0)
                     if mask & MOVED_FROM:
                         self._moved = cookie, key
                     elif mask & MOVED_TO and cookie == self._moved[0]:
@@ -87,7 +91,10 @@ class Inotify:
     def hints(self, dirty: DirtySet) -> Iterator[Hint]:
         for raw, mask in dirty.raw.items():
             place = self._place(raw)
-            if place is not None:
+            if place is not None and mask & _MIXED:  # what is left out as a directory may be protected as a file
+                yield (*place, None, mask & ~_MIXED, None)
+                yield (*place, None, mask & ~(_MIXED | ON_DIRECTORY), None)
+            elif place is not None:
                 yield (*place, None, mask, None)
         for raw, to in dirty.renamed:
             place, target = self._place(raw), self._place(to)
