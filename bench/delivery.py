@@ -35,7 +35,7 @@ from rich.table import Table
 from bench import processes
 from bench.arrivals import Arrivals
 from holdfast.console.client import Client
-from holdfast.drill.lab import mailhost
+from holdfast.drill.lab import mailhost, store
 from holdfast.drill.lab.lab import Lab, Machine
 from holdfast.drill.lab.spec import LabError, LabSpec, MachineSpec
 from holdfast.drill.site import ProtectedLab
@@ -44,8 +44,6 @@ from holdfast.errors import HoldfastError
 
 OUT: Final = Path("build/bench/delivery.json")
 ACCOUNTS: Final = 50
-DISKS: Final = Path("/var/tmp/holdfast-lab")
-"""On the real disk, not in memory: a delivery waits for its sync."""
 DISK_BYTES: Final = 12 << 30
 """Sparse: the log and the store of all runs."""
 SYSTEMS: Final = ("bare", "dsync", "holdfast")
@@ -284,7 +282,7 @@ def _since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
 def _lab(name: str, machines: list[str]) -> Lab:
     Lab.down(name)
     specs = tuple(MachineSpec.parse(text) for text in machines)
-    disks = str(DISKS)
+    disks = str(store.DISKS_ON_DISK)  # not in memory: a delivery waits for its sync
     return Lab.up(LabSpec(name=name, machines=specs, accounts=ACCOUNTS, seed=name, disk_bytes=DISK_BYTES, disks=disks))
 
 

@@ -47,6 +47,22 @@ def test_a_message_in_the_dead_machines_queue_is_excused_only_when_the_queue_was
     assert "mail queue" in explain([lost("q", 1)], reach)[0].reason
 
 
+def test_a_message_that_only_the_dead_machines_disk_had_is_named_as_that() -> None:
+    reach = Reach(safe_mono_ns=10 * SECOND, killed_mono_ns=11 * SECOND, set_aside=frozenset({"kept", "later"}))
+    kept, later = explain([lost("kept", 9), lost("later", 11.5)], reach)
+    assert (kept.excused, later.excused) == (True, False)
+    assert "2000 ms after its acknowledgement" in kept.reason
+
+
+def test_a_copy_not_yet_captured_is_excused_only_while_the_message_is_there() -> None:
+    reach = Reach(safe_mono_ns=10 * SECOND, killed_mono_ns=11 * SECOND)
+    moved = msgspec.structs.replace(lost("a", 1), rests_on=(1 * SECOND, round(10.5 * SECOND)))
+    assert explain([msgspec.structs.replace(moved, copies=1)], reach)[0].excused
+    assert not explain([moved], reach)[0].excused, "the message itself was captured"
+    early = msgspec.structs.replace(moved, copies=1, rests_on=(1 * SECOND,))
+    assert not explain([early], reach)[0].excused
+
+
 # --- 2: one writer ----------------------------------------
 
 

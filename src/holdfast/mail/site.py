@@ -98,10 +98,8 @@ class MailSite:
         for service in self.services.values():
             try:
                 await service.stop()
-            except HoldfastError as error:
-                failed.append(error)
-            except OSError as error:
-                failed.append(ServiceFailed(f"{service.name}: {error}"))
+            except (HoldfastError, OSError) as error:
+                failed.append(_failure(service.name, error))
         _raise("stop", failed)
 
     async def reload(self) -> None:
@@ -111,10 +109,8 @@ class MailSite:
         results = await asyncio.gather(*(step(service) for service in self.services.values()), return_exceptions=True)
         failed: list[HoldfastError] = []
         for name, result in zip(self.services, results, strict=True):
-            if isinstance(result, HoldfastError):
-                failed.append(result)
-            elif isinstance(result, OSError):
-                failed.append(ServiceFailed(f"{name}: {result}"))
+            if isinstance(result, HoldfastError | OSError):
+                failed.append(_failure(name, result))
             elif isinstance(result, BaseException):
                 raise result
         _raise(verb, failed)
@@ -181,6 +177,11 @@ def _service(name: ServiceName, settings: MailSettings, commands: Commands, syst
     if name == "postfix":
         return Postfix(settings.postfix, commands, state_directory=state, probe=probe, systemd=systemd)
     return Radicale(settings.radicale, commands, state_directory=state, probe=probe, systemd=systemd)
+
+
+def _failure(name: str, error: HoldfastError | OSError) -> HoldfastError:
+    """What the system refused a service, as the service's failure."""
+    return error if isinstance(error, HoldfastError) else ServiceFailed(f"{name}: {error}")
 
 
 def _raise(verb: str, failed: list[HoldfastError]) -> None:

@@ -69,13 +69,12 @@ class Execution:
         began = self._monotonic()
         try:
             words = await run or ""
-        except HoldfastError as error:
+        except (HoldfastError, OSError) as error:
+            words = error.message if isinstance(error, HoldfastError) else str(error)
             seconds = self._monotonic() - began
-            self._history.record(f"{self.plan.action}: {name} failed", error.message, seconds=round(seconds, 3))
-            raise
-        except OSError as error:
-            seconds = self._monotonic() - began
-            self._history.record(f"{self.plan.action}: {name} failed", str(error), seconds=round(seconds, 3))
+            self._history.record(f"{self.plan.action}: {name} failed", words, seconds=round(seconds, 3))
+            if isinstance(error, HoldfastError):
+                raise
             raise HoldfastError(f"{name}: {error}", hint="Mend that, then give the order again.") from error
         done = StepDone(name, self._monotonic() - began, words)
         self.steps.append(done)

@@ -13,16 +13,13 @@ are put off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from holdfast.changes.change import Change
-from holdfast.trees.index import Index, Node, NodeKind
-from holdfast.trees.spec import Tree
-from holdfast.trees.stat import Owners
+from holdfast.trees.index import Node, NodeKind
 from holdfast.watch.disk import Place
 from holdfast.watch.folders import Folders
 from holdfast.watch.hints import ATTRIB, CONTENT, CREATE, NAMES, ON_DIRECTORY, Hint
-from holdfast.watch.limits import Limits
 from holdfast.watch.looks import Looks
 from holdfast.watch.scan import Scan
 from holdfast.watch.scene import LEFT_OUT, THE_DIRECTORY, Scene
@@ -43,17 +40,8 @@ class _Sorted:
 class Reconciler:
     """Makes changes of hints. One thread; every batch is taken whole before the next begins."""
 
-    def __init__(
-        self,
-        index: Index,
-        trees: Mapping[str, Tree],
-        owners: Owners,
-        limits: Limits,
-        monotonic: Callable[[], float],
-        watch: Callable[[int, bytes], None],
-    ) -> None:
-        """*watch(fd, handle)* is told of each directory before it is listed."""
-        self.scene = Scene(index, trees, owners, limits, monotonic, watch)
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
         self._folders = Folders(self.scene)
         self._looks = Looks(self.scene, self._folders)
         self._files = self._looks.files

@@ -28,7 +28,7 @@ from holdfast.watch.inotify import Inotify
 from holdfast.watch.limits import Limits
 from holdfast.watch.parts import Part, in_parts, weight_bytes
 from holdfast.watch.reconcile import Reconciler
-from holdfast.watch.scene import Boundary
+from holdfast.watch.scene import Boundary, Scene
 
 Cookie = NewType("Cookie", int)
 """All done in the trees before :meth:`Watcher.barrier` gave it is in the batches up to the one that passes it."""
@@ -109,7 +109,8 @@ class Watcher:
         self._queue_unlimited = queue_unlimited
         self._source: EventSource | None = None
         self._source_note = ""
-        self._reconciler = Reconciler(index, self._trees, owners, self._limits, monotonic, self._watch_directory)
+        scene = Scene(index, self._trees, owners, self._limits, monotonic, self._watch_directory)
+        self._reconciler = Reconciler(scene)
         self._lock = threading.Lock()
         self._dirty = DirtySet()
         self._overflows = 0
