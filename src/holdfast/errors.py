@@ -29,6 +29,14 @@ class ExitStatus(IntEnum):
     ENVIRONMENT = 7
     """This machine does not permit or provide something the work needs."""
     NO_SPACE = 8
+    LOCKED = 9
+    """Another command is at work on the same thing: later it goes."""
+    WRONG_KEY = 10
+    """No key, or one that does not fit; nothing is wrong with what it should open."""
+    NEWER_FORMAT = 11
+    """Made by a newer program."""
+    DAMAGED = 12
+    """What was stored is not what was written, or is missing, and nothing could be done with it."""
 
 
 class HoldfastError(Exception):

@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 import apsw
 
 from holdfast.changes.digest import DIGEST_BYTES
-from holdfast.errors import NoSpace, Refused
+from holdfast.errors import NoSpace
 from holdfast.files import PRIVATE
-from holdfast.vault.faults import VaultDamaged
+from holdfast.vault.faults import VaultBusy, VaultDamaged
 from holdfast.vault.objects import HEAD_BYTES, TAIL_BYTES, Block, Codec, Directory, PackEntry
 from holdfast.vault.port import Backend, ObjectMissing
 
@@ -130,7 +130,7 @@ class Catalog:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; Refused at once when another process is in one."""
+        """All or nothing; VaultBusy when another process is in one."""
         try:
             self.db.execute("BEGIN IMMEDIATE")
         except apsw.BusyError as error:
@@ -352,9 +352,9 @@ def read_directory(backend: Backend, codec: Codec, name: str, size: int) -> Pack
     return PackEntry(name, size, codec.open_directory(head, end[-TAIL_BYTES - length : -TAIL_BYTES], name))
 
 
-def _in_use(error: apsw.Error) -> Refused:
+def _in_use(error: apsw.Error) -> VaultBusy:
     hint = "Wait for the other command, or give this one a cache of its own."
-    return Refused(f"the vault's cache file is in use, or cannot be opened ({error})", hint=hint)
+    return VaultBusy(f"the vault's cache file is in use, or cannot be opened ({error})", hint=hint)
 
 
 def _block_rows(pack: int, entry: PackEntry) -> Iterator[tuple[int, int, int, int, int, int]]:

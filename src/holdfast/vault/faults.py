@@ -14,17 +14,25 @@ class VaultMissing(HoldfastError):
 class VaultNewer(HoldfastError):
     """Made by a newer program."""
 
-    exit_status = ExitStatus.CONFIGURATION
+    exit_status = ExitStatus.NEWER_FORMAT
 
 
 class WrongKey(HoldfastError):
     """No key, or one that does not open this vault. Nothing is wrong with the vault."""
 
-    exit_status = ExitStatus.CONFIGURATION
+    exit_status = ExitStatus.WRONG_KEY
+
+
+class VaultBusy(Refused):
+    """Another command holds the vault's cache file on this machine."""
+
+    exit_status = ExitStatus.LOCKED
 
 
 class VaultDamaged(HoldfastError):
     """Bytes of the vault are not what was written, or are missing. *name*: the object, where one is to blame."""
+
+    exit_status = ExitStatus.DAMAGED
 
     def __init__(self, message: str, *, name: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint or "`holdfast vault verify` names every file that is touched.")

@@ -1,0 +1,247 @@
+"""Which vault a command means, and the files that open it: options, environment, configuration, memory of ``init``.
+
+``vault init`` remembers each vault in a file ``NAME.json`` of a folder (``vaults_folder``): where it is, and which
+files open it. The site's configuration (``[[vaults]]``) names more. What a command line gives wins over both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import click
+import msgspec
+from msgspec import Struct
+
+from holdfast.errors import ConfigurationError
+from holdfast.files import PRIVATE, write_once
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+FOLDER_VARIABLE: Final = "HOLDFAST_VAULTS"
+CACHE_VARIABLE: Final = "HOLDFAST_CACHE"
+CONFIGURATION_VARIABLE: Final = "HOLDFAST_CONFIG"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class VaultChoice(NamedTuple):
+    """What the command line or the environment gives; empty: nothing."""
+
+    vault: str = ""
+    """A name or a location."""
+    key: str = ""
+    identity: str = ""
+
+
+class RememberedVault(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One file of the folder."""
+
+    location: str
+    key: str
+    """The writer key's file; empty: none is here."""
+    identity: str = ""
+    """The identity's file; empty: none is here."""
+    identity_elsewhere: bool = True
+    """Whether somebody showed that the identity is kept outside this machine, too."""
+
+
+class VaultPlace(NamedTuple):
+    """A vault that is meant, before it is opened. *key*, *identity*: files, None where nobody said which."""
+
+    name: str
+    location: str
+    key: Path | None
+    identity: Path | None
+    remembered: RememberedVault | None = None
+
+
+def vault_options(function: F) -> F:
+    """Options ``--vault``, ``--key``, ``--identity``; the command gets them as ``choice``."""
+
+    @wraps(function)
+    def with_choice(*args: Any, vault_text: str, key_file: str, identity_file: str, **kwargs: Any) -> Any:
+        return function(*args, choice=VaultChoice(vault_text, key_file, identity_file), **kwargs)
+
+    options = (
+        click.option(
+            "--vault",
+            "vault_text",
+            default="",
+            envvar="HOLDFAST_VAULT",
+            metavar="NAME|LOCATION",
+            help="Which vault.  [default: the only one known here; env: HOLDFAST_VAULT]",
+        ),
+        click.option(
+            "--key",
+            "key_file",
+            default="",
+            envvar="HOLDFAST_VAULT_KEY",
+            metavar="FILE",
+            help="The writer key.  [env: HOLDFAST_VAULT_KEY]",
+        ),
+        click.option(
+            "--identity",
+            "identity_file",
+            default="",
+            envvar="HOLDFAST_VAULT_IDENTITY",
+            metavar="FILE",
+            help="A reader's age identity.  [env: HOLDFAST_VAULT_IDENTITY]",
+        ),
+    )
+    for option in reversed(options):
+        with_choice = option(with_choice)
+    return with_choice  # type: ignore[return-value]
+
+
+def vaults_folder() -> Path:
+    """Where vaults are remembered: for root ``/etc/holdfast/vaults``, for others below their own configuration."""
+    if given := os.environ.get(FOLDER_VARIABLE):
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/etc/holdfast/vaults")
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "holdfast/vaults"
+
+
+def cache_folder() -> Path | None:
+    """Where catalogs are kept, made when it is not there; None where that is not possible (they are in memory then)."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        folder = Path(given)
+    elif os.geteuid() == 0:
+        folder = Path("/var/cache/holdfast/vaults")
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "holdfast/vaults"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def configuration_path() -> Path:
+    return Path(os.environ.get(CONFIGURATION_VARIABLE) or "/etc/holdfast/holdfast.toml")
+
+
+def is_location(text: str) -> bool:
+    """Whether *text* says where a vault is (a path or an address), and not what it is called."""
+    return "/" in text or text in (".", "..")
+
+
+def absolute(location: str) -> str:
+    """The same place, wherever the next command is run."""
+    return location if "://" in location else os.path.abspath(os.path.expanduser(location))
+
+
+def name_for(location: str) -> str:
+    """A name to remember *location* by."""
+    plain = location.partition("?")[0].rstrip("/")
+    last = re.sub(r"[^a-z0-9]+", "-", plain.rpartition("/")[2].lower()).strip("-")
+    return last[:40].strip("-") or "vault"
+
+
+def checked_vault_name(name: str) -> str:
+    """Raises ConfigurationError."""
+    if not NAME.fullmatch(name):
+        hint = "Use lower-case letters, digits and hyphens."
+        raise ConfigurationError(f"{name!r} cannot be the name of a vault", hint=hint)
+    return name
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def remember(name: str, vault: RememberedVault) -> Path:
+    """Write the file of *name*; returns it. Raises what write_once raises."""
+    folder = vaults_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{checked_vault_name(name)}.json"
+    write_once(path, msgspec.json.format(msgspec.json.encode(vault), indent=2) + b"\n", PRIVATE)
+    return path
+
+
+def remembered() -> dict[str, RememberedVault]:
+    """By name. Raises ConfigurationError when a file of the folder is unreadable."""
+    folder = vaults_folder()
+    found: dict[str, RememberedVault] = {}
+    for path in sorted(folder.glob("*.json")) if os.access(folder, os.R_OK) else ():
+        try:
+            found[path.stem] = msgspec.json.decode(path.read_bytes(), type=RememberedVault)
+        except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+            hint = "Mend or remove it; `--vault LOCATION --key FILE --identity FILE` does without."
+            raise ConfigurationError(f"{path} cannot be read: {error}", hint=hint) from None
+    return found
+
+
+def _configured() -> dict[str, RememberedVault]:
+    """The vaults of the site's configuration; none where there is no site."""
+    path = configuration_path()
+    if not os.access(path, os.R_OK):
+        return {}
+    from holdfast.node.settings import load_settings
+
+    settings = load_settings(path)
+    found: dict[str, RememberedVault] = {}
+    for vault in getattr(settings, "vaults", ()):
+        found[vault.name] = RememberedVault(vault.location, vault.key, vault.identity)
+    return found
+
+
+def known_vaults() -> dict[str, RememberedVault]:
+    """Configured and remembered, by name; the configuration's word counts, but for an identity it does not name."""
+    known = remembered()
+    for name, vault in _configured().items():
+        before = known.get(name)
+        if before is not None and before.location == vault.location and not vault.identity:
+            vault = msgspec.structs.replace(
+                vault, identity=before.identity, identity_elsewhere=before.identity_elsewhere
+            )
+        known[name] = vault
+    return known
+
+
+# -- the choice -------------------------------------------------------------------------------------------------------
+
+
+def vault_place(choice: VaultChoice) -> VaultPlace:
+    """The vault that *choice* means. Raises ConfigurationError: none is known, several are, no such name."""
+    name, vault = _chosen(choice.vault)
+    return VaultPlace(
+        name,
+        vault.location,
+        _file(choice.key or vault.key),
+        _file(choice.identity or vault.identity),
+        vault,
+    )
+
+
+def _file(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _chosen(text: str) -> tuple[str, RememberedVault]:
+    if is_location(text):
+        location = absolute(text)
+        try:
+            known = known_vaults()
+        except ConfigurationError:  # the place is given: what is known besides only helps with the keys
+            known = {}
+        for name, vault in known.items():
+            if vault.location == location:
+                return name, vault
+        return name_for(location), RememberedVault(location, "")
+    known = known_vaults()
+    if text in known:
+        return text, known[text]
+    names = ", ".join(known)
+    if text:
+        hint = f"Known here: {names or 'none'}. Or give its location: --vault /path, s3://..., sftp://..."
+        raise ConfigurationError(f"no vault called {text!r} is known here", hint=hint)
+    if len(known) == 1:
+        return next(iter(known.items()))
+    if known:
+        raise ConfigurationError(f"several vaults are known here: {names}", hint="Say which: --vault NAME.")
+    hint = "Make one: `holdfast vault init LOCATION`. Or say where one is: --vault LOCATION --identity FILE."
+    raise ConfigurationError("no vault is known here", hint=hint)

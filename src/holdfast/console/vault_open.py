@@ -1,0 +1,114 @@
+"""Opens the vault a command means: keys read, backend opened, the catalog's cache in its place.
+
+Readers and writers have cache files of their own: a restore must not wait for the backup that runs. Two readers at
+once: the second works in memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from holdfast.console.vault_choice import VaultChoice, VaultPlace, cache_folder, name_for, vault_place
+from holdfast.vault.faults import VaultBusy, WrongKey
+from holdfast.vault.keys import WriterKey
+from holdfast.vault.port import Backend
+from holdfast.vault.repository import Vault, open_vault
+
+IDENTITY_PREFIX: Final = "AGE-SECRET-KEY-1"
+STANDARD_INPUT: Final = "-"
+
+
+class OpenedVault(NamedTuple):
+    vault: Vault
+    place: VaultPlace
+    backend: Backend
+    key: WriterKey | None
+
+
+@contextmanager
+def opened(choice: VaultChoice, *, write: bool = False, read: bool = True) -> Iterator[OpenedVault]:
+    """The vault *choice* means. *write*: its writer key is needed; *read*: an identity is.
+
+    With *write* alone no identity is loaded; with neither it is opened with what there is. Raises ConfigurationError
+    (which vault?), WrongKey, VaultBusy, and what opening the backend and the vault raises.
+    """
+    place = vault_place(choice)
+    key = read_key(place, needed=write)
+    identities = () if write and not read else read_identities(place, needed=read or key is None)
+    with ExitStack() as stack:
+        backend = open_place(place)
+        stack.callback(backend.close)
+        cache = _cache(place, write=write)
+        try:
+            vault = open_vault(backend, writer=key, identities=identities, cache=cache)
+        except VaultBusy:
+            if write:
+                raise
+            vault = open_vault(backend, writer=key, identities=identities)
+        stack.callback(vault.close)
+        yield OpenedVault(vault, place, backend, key)
+
+
+def open_place(place: VaultPlace) -> Backend:
+    """The store of *place*. Raises what the backend raises."""
+    backend: Backend = import_module("holdfast.vault.location").open_backend(place.location)
+    return backend
+
+
+def read_key(place: VaultPlace, *, needed: bool) -> WriterKey | None:
+    """The writer key. Raises WrongKey: it is needed and not there, or its file is none."""
+    if place.key is None:
+        if not needed:
+            return None
+        hint = "Give the file that `holdfast vault init` wrote: --key FILE."
+        raise WrongKey(f"no writer key is known for {place.name}: nothing can be added to it from here", hint=hint)
+    try:
+        return WriterKey.from_bytes(place.key.read_bytes())
+    except FileNotFoundError:
+        if not needed and place.remembered is not None and str(place.key) == place.remembered.key:
+            return None
+        hint = "It was made by `holdfast vault init`: bring it back from your safe, or give --key FILE."
+        raise WrongKey(f"the writer key {place.key} is not there", hint=hint) from None
+
+
+def read_identities(place: VaultPlace, *, needed: bool) -> tuple[str, ...]:
+    """The identities of the file (``-``: standard input). Raises WrongKey: needed and not there, or none in it."""
+    hint = "It is in your safe: give --identity FILE (or - to type it; from paper: `holdfast vault keys check`)."
+    if place.identity is None:
+        if not needed:
+            return ()
+        raise WrongKey(f"no identity is known for {place.name}: it cannot be read from here", hint=hint)
+    try:
+        text = sys.stdin.read() if str(place.identity) == STANDARD_INPUT else place.identity.read_text()
+    except FileNotFoundError:
+        if not needed and place.remembered is not None and str(place.identity) == place.remembered.identity:
+            return ()
+        raise WrongKey(f"the identity file {place.identity} is not there", hint=hint) from None
+    except UnicodeDecodeError:
+        text = ""
+    return identities_in(text, str(place.identity))
+
+
+def identities_in(text: str, source: str) -> tuple[str, ...]:
+    """The lines of an age identity file that are no comments. Raises WrongKey when there are none."""
+    lines = [line.strip() for line in text.splitlines()]
+    found = tuple(line for line in lines if line and not line.startswith("#"))
+    if not found or not all(line.upper().startswith(IDENTITY_PREFIX) for line in found):
+        hint = f"It has a line that begins with {IDENTITY_PREFIX}, as age-keygen writes it."
+        raise WrongKey(f"{source} is no age identity file", hint=hint)
+    return found
+
+
+def _cache(place: VaultPlace, *, write: bool) -> Path | None:
+    folder = cache_folder()
+    if folder is None:
+        return None
+    digest = blake3(place.location.encode(errors="surrogateescape")).hexdigest(length=6)
+    return folder / f"{name_for(place.location)}-{digest}-{'write' if write else 'read'}.sqlite"
