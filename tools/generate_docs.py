@@ -84,7 +84,7 @@ def _fields(struct: type[msgspec.Struct], table: str) -> Iterator[str]:
         meaning = docs.get(field.name, "").replace("|", "\\|")
         yield f"| `{field.name}` | {_type_name(kind)} | {default} | {meaning} |\n"
     for name, kind in nested:
-        yield from _table(kind, f"{table}.{name}" if table else name)
+        yield from _table(kind, f"{table.strip('[]')}.{name}" if table else name)
 
 
 def _table(struct: type[msgspec.Struct], name: str) -> Iterator[str]:
@@ -100,6 +100,7 @@ def configuration_page() -> str:
     from holdfast.mail.outputs import OutputSpec
     from holdfast.node.settings import MachineSettings, Settings
     from holdfast.trees.spec import TreeSpec
+    from holdfast.vault.settings import VaultSettings
 
     out = [NOTE.format(source="src/holdfast/node/settings.py and src/holdfast/mail/settings.py")]
     out.append("# Configuration: /etc/holdfast/holdfast.toml\n\n")
@@ -107,7 +108,12 @@ def configuration_page() -> str:
     out.append("names. An unknown key, a wrong type or an impossible value is an error that names file and key.\n\n")
     out.append("## At the top\n\n")
     out += _fields(Settings, "")
-    for struct, name in ((MachineSettings, "[machines]"), (OutputSpec, "[mail.outputs]"), (TreeSpec, "[mail.trees]")):
+    for struct, name in (
+        (MachineSettings, "[machines]"),
+        (VaultSettings, "[vaults]"),
+        (OutputSpec, "[mail.outputs]"),
+        (TreeSpec, "[mail.trees]"),
+    ):
         out += _table(struct, name)
     return "".join(out)
 

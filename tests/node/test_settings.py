@@ -56,3 +56,39 @@ def test_a_wrong_file_is_refused_by_name(change: tuple[str, str], named: str) ->
     message = refusal(GOOD.replace(change[0], change[1], 1))
     assert "holdfast.toml" in message or "name" in message
     assert named in message
+
+
+VAULT = """
+[[vaults]]
+name = "offsite"
+location = "/backup"
+key = "/etc/holdfast/vaults/offsite.key"
+snapshot_times = ["02:30"]
+[vaults.keep]
+every_second_days = 3
+"""
+
+
+def test_a_vault_has_defaults_and_rules() -> None:
+    (vault,) = parse_settings(GOOD + VAULT, "holdfast.toml").vaults
+    assert vault.fed_by == "standby"
+    assert vault.keep.rules().within_seconds == 3 * 86_400
+    assert vault.keep.rules().daily == 30
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (('location = "/backup"', 'location = "backup"'), "absolute path"),
+        (('"offsite"', '"Off site"'), "Off site"),
+        (('"02:30"', '"2:30"'), "2:30"),
+        (('key = "/etc', 'key = "etc'), "whole paths"),
+        (("every_second_days", "every_second_day"), "every_second_day"),
+        (("snapshot_times", "objective_seconds = 1\nsnapshot_times"), "objective_seconds"),
+        (("[[vaults]]", '[[vaults]]\nname = "offsite"\nlocation = "/a"\nkey = "/b"\n[[vaults]]'), "taken"),
+    ],
+)
+def test_a_wrong_vault_is_refused_by_name(change: tuple[str, str], named: str) -> None:
+    message = refusal(GOOD + VAULT.replace(*change))
+    assert "holdfast.toml" in message
+    assert named in message

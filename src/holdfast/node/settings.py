@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from holdfast.changes.names import MachineName, SegmentName, checked_name
 from holdfast.errors import ConfigurationError
 from holdfast.mail.settings import MailSettings
+from holdfast.vault.settings import VaultSettings, checked_vaults
 
 CONFIGURATION_PATH: Final = Path("/etc/holdfast/holdfast.toml")
 Role = Literal["mail", "relay"]
@@ -89,6 +90,7 @@ class Settings(_Table, frozen=True):
     log: LogSettings = field(default_factory=LogSettings)
     copy: CopySettings = field(default_factory=CopySettings)
     mail: MailSettings = field(default_factory=MailSettings)
+    vaults: tuple[VaultSettings, ...] = ()
     state_directory: str = "/var/lib/holdfast"
     run_directory: str = "/run/holdfast"
     metrics_port: int = 0
@@ -153,6 +155,7 @@ def _checked(settings: Settings, source: str) -> Settings:
         checked_name(settings.segment, "segment")
         for name in names:
             checked_name(name, "machine")
+        checked_vaults(settings.vaults)
     except ConfigurationError as error:
         raise wrong(error.message, error.hint) from None
     if len(set(names)) != len(names):
