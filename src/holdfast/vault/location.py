@@ -13,13 +13,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from holdfast.errors import ConfigurationError
 from holdfast.vault.backends.folder import FolderBackend
-from holdfast.vault.port import Backend
+from holdfast.vault.pace import Pace
+from holdfast.vault.patient import DISK, PatientBackend, Transfer
 
 SFTP_PORT: Final = 22
 _HINT: Final = "Give /path, s3://bucket/prefix?endpoint=URL&region=R or sftp://user@host:port/path?key=FILE."
@@ -75,17 +78,27 @@ def parse_location(text: str) -> Location:
     raise _wrong(text, "it is no absolute path", f"Write it from / on, or: {_HINT}")
 
 
-def open_backend(text: str, *, create: bool = False) -> Backend:
-    """The store at *text*; network stores are first spoken to with the first call.
+def open_backend(
+    text: str,
+    *,
+    create: bool = False,
+    bytes_per_second: float = 0.0,
+    progress: Callable[[Transfer], None] | None = None,
+    wait: Callable[[float], None] = time.sleep,
+) -> PatientBackend:
+    """The store at *text*; network stores are first spoken to with the first call. Close it when done.
 
     *create*: for a new vault (``init_vault``, the target of a copy): the folder is made, and may be written to before
     it holds a vault. Without it, a folder without ``vault.json`` counts as an unmounted disk and is not written to.
+    *bytes_per_second*: both ways together; 0 is no limit. *progress*: see :class:`PatientBackend`.
 
     Raises ConfigurationError (*text* is no location), and what making the folder raises.
     """
     location = parse_location(text)
+    pace = Pace(bytes_per_second, wait=wait)
     if isinstance(location, FolderLocation):
-        return FolderBackend(location.path, create=create)
+        folder = FolderBackend(location.path, create=create, pace=pace)
+        return PatientBackend(folder, DISK, progress=progress, wait=wait)
     raise ConfigurationError(f"{text}: not yet")
 
 

@@ -16,11 +16,12 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
+from holdfast.vault.pace import UNLIMITED, Pace
 from holdfast.vault.port import (
     BackendFull,
     BackendRefused,
@@ -54,8 +55,9 @@ class FolderBackend:
     folder without ``vault.json`` is taken for an unmounted disk.
     """
 
-    def __init__(self, root: Path, *, create: bool = False) -> None:
+    def __init__(self, root: Path, *, create: bool = False, pace: Pace = UNLIMITED) -> None:
         self._root = root
+        self._pace = pace
         self._may_be_new = create
         self._vault_seen: tuple[tuple[int, int, int, int], bytes] | None = None
         """Which file ``vault.json`` was, and what stood in it."""
@@ -87,11 +89,13 @@ class FolderBackend:
                     self._missing(name)
                 raise
             try:
-                return _read(fd, start, length)
+                data = _read(fd, start, length)
             except IsADirectoryError:
                 self._missing(name)
             finally:
                 os.close(fd)
+        self._pace.spend(len(data))
+        return data
 
     def size(self, name: str) -> int | None:
         check_name(name)
@@ -190,7 +194,7 @@ class FolderBackend:
         temporary = secrets.token_hex(12)
         try:
             try:
-                now_seconds = _write_synced(temporaries, temporary, data)
+                now_seconds = _write_synced(temporaries, temporary, self._pace.pieces(data))
                 self._sweep(temporaries, now_seconds)
                 linked = _linked(temporaries, temporary, folder, last)
                 if not linked and not self._same(folder, last, name, data):
@@ -257,13 +261,14 @@ def _read(fd: int, start: int, length: int | None) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _write_synced(folder: int, name: str, data: bytes) -> float:
+def _write_synced(folder: int, name: str, pieces: Iterable[memoryview]) -> float:
     """A new file, on disk; returns the store's time, seconds since 1970."""
     fd = os.open(name, _NEW, 0o400, dir_fd=folder)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        for piece in pieces:
+            rest = piece
+            while rest:
+                rest = rest[os.write(fd, rest) :]
         os.fsync(fd)
         return os.fstat(fd).st_mtime
     finally:
