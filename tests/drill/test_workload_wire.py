@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.drill.workload import imap_syntax as syntax
 from holdfast.drill.workload.dav import parse_multistatus
 from holdfast.drill.workload.imap import ImapClient
-from holdfast.drill.workload.imap_syntax import BadResponse
 from holdfast.drill.workload.lmtp import percentile
 from holdfast.drill.workload.net import AnswerLost, Declined, Endpoint, NotSent, Patience
 from holdfast.drill.workload.smtp import SmtpClient, dot_stuffed
+from holdfast.mail import imap_syntax as syntax
+from holdfast.mail.imap_syntax import BadResponse
 
 QUICK = Patience(connect_seconds=1.0, answer_seconds=1.0)
 

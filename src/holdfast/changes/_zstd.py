@@ -9,7 +9,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports.zstd import ZstdDecompressor, ZstdError, compress
 
-__all__ = ["ZstdError", "compress", "decompress"]
+__all__ = ["ZstdDecompressor", "ZstdError", "compress", "decompress"]
 
 
 def decompress(data: bytes, bytes_max: int) -> bytes:

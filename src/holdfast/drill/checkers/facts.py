@@ -9,7 +9,6 @@ included) and ``real_ns`` (CLOCK_REALTIME, for people and for comparing with mai
 from __future__ import annotations
 
 import enum
-from typing import Final
 
 from msgspec import Struct
 
@@ -346,6 +345,3 @@ class TreeEntry(Struct, frozen=True):
     mtime_ns: int
     size_bytes: int
     digest: str
-
-
-SESSION_FLAG: Final = "\\Recent"

@@ -6,27 +6,28 @@ literals (RFC 7888), as Dovecot is.
 
 from __future__ import annotations
 
-import re
 import time
-from typing import Final
 
 from msgspec import Struct
 
-from holdfast.drill.checkers.facts import SESSION_FLAG
-from holdfast.drill.workload import imap_syntax as syntax
-from holdfast.drill.workload.imap_syntax import Value
 from holdfast.drill.workload.net import AnswerLost, Declined, Endpoint, Line, NotSent, Patience
+from holdfast.mail import imap_syntax as syntax
+from holdfast.mail.imap_exchange import (
+    Answer,
+    Exchange,
+    by_uid,
+    bytes_of,
+    flags_of,
+    items_of,
+    listed,
+    number,
+    number_of,
+    separator_of,
+    word,
+)
+from holdfast.mail.imap_syntax import Value
 
-_CODE: Final = re.compile(rb"\[([A-Za-z0-9-]+)(?: ([^\]]*))?\]")
-_STATUS: Final = (b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH")
-
-
-class Answer(Struct):
-    """A command's answer: untagged responses in order, and response codes (the last of each) by upper-case name."""
-
-    untagged: list[list[Value]]
-    codes: dict[str, str]
-    text: str = ""
+__all__ = ["ImapClient", "Selected", "bytes_of", "flags_of", "number_of"]
 
 
 class Selected(Struct, frozen=True):
@@ -48,7 +49,7 @@ class ImapClient:
     def __init__(self, endpoint: Endpoint, patience: Patience, user: str, password: str) -> None:
         """Connect and log in. Raises NotSent or Declined: nothing can have been changed."""
         self._line = Line(endpoint, patience)
-        self._tag = 0
+        self._exchange = Exchange()
         self.selected: Selected | None = None
         try:
             greeting = self._line.line()
@@ -67,50 +68,31 @@ class ImapClient:
 
         Raises Declined (NO, BAD), NotSent, AnswerLost.
         """
-        self._tag += 1
-        tag = b"a%d" % self._tag
-        line = tag + b" " + text.encode()
-        if literal is None:
-            self._line.send(line + b"\r\n")
-        else:
-            self._line.send(line + b" {%d+}\r\n" % len(literal), literal, b"\r\n")
-        answer = Answer([], {})
+        self._line.send(*self._exchange.begin(text, *(() if literal is None else (literal,))))
         while True:
-            parts = self._response()
-            head, _, rest = parts[0].partition(b" ")
-            if head == b"+":
+            answer = self._exchange.take(self._response())
+            if answer is None:
                 continue
-            word = rest.split(b" ", 1)[0].upper()
-            if word in _STATUS:
-                if found := _CODE.search(rest):
-                    answer.codes[found[1].decode().upper()] = (found[2] or b"").decode("utf-8", "replace")
-                if head == tag:
-                    answer.text = rest.decode("utf-8", "replace")
-                    if word != b"OK":
-                        raise Declined(word.decode(), f"{text.split(' ')[0]}: {answer.text}")
-                    return answer
-                if word == b"BYE" and not text.startswith("LOGOUT"):
-                    self.close()
-                    raise AnswerLost(f"{self._line.endpoint}: {rest.decode('utf-8', 'replace')}", retry=True)
-                continue
-            answer.untagged.append(syntax.parse([parts[0].partition(b" ")[2], *parts[1:]]))
+            if answer.status == "BYE":
+                self.close()
+                raise AnswerLost(f"{self._line.endpoint}: {answer.text}", retry=True)
+            if answer.status != "OK":
+                raise Declined(answer.status, f"{text.split(' ')[0]}: {answer.text}")
+            return answer
 
     def enable_qresync(self) -> None:
         self.command("ENABLE CONDSTORE QRESYNC")
 
     def separator(self) -> str:
         """The character between a folder and its child."""
-        for response in self.command('LIST "" ""').untagged:
-            if _word(response, 0) == "LIST" and isinstance(response[2], bytes):
-                return response[2].decode()
-        return "/"
+        return separator_of(self.command('LIST "" ""'))
 
     def folders(self) -> list[str]:
         """Every folder that can be selected, by Unicode name, sorted."""
-        return self._listed("LIST")
+        return listed(self.command('LIST "" "*"'), "LIST")
 
     def subscriptions(self) -> list[str]:
-        return self._listed("LSUB")
+        return listed(self.command('LSUB "" "*"'), "LSUB")
 
     def select(self, folder: str, *, read_only: bool = False, parameters: str = "") -> Selected:
         """SELECT or EXAMINE; *parameters* such as ``(CONDSTORE)`` or ``(QRESYNC (...))``."""
@@ -121,12 +103,12 @@ class ImapClient:
         changed: dict[int, dict[str, Value]] = {}
         vanished: list[int] = []
         for response in answer.untagged:
-            if _word(response, 1) == "EXISTS":
-                exists = int(_word(response, 0))
-            elif _word(response, 1) == "FETCH":
-                items = _items(response)
-                changed[_number(items["UID"])] = items
-            elif _word(response, 0) == "VANISHED":
+            if word(response, 1) == "EXISTS":
+                exists = int(word(response, 0))
+            elif word(response, 1) == "FETCH":
+                items = items_of(response)
+                changed[number(items["UID"])] = items
+            elif word(response, 0) == "VANISHED":
                 last = response[-1]
                 assert isinstance(last, bytes)
                 vanished.extend(syntax.numbers(last))
@@ -149,12 +131,12 @@ class ImapClient:
 
     def fetch(self, uids: str, items: str) -> dict[int, dict[str, Value]]:
         """UID FETCH: by UID, each item by its upper-case name (``BODY[]``, ``FLAGS``)."""
-        return self._by_uid(self.command(f"UID FETCH {uids} {items}"))
+        return by_uid(self.command(f"UID FETCH {uids} {items}"))
 
     def store(self, uids: tuple[int, ...], action: str, flags: tuple[str, ...]) -> dict[int, tuple[str, ...]]:
         """UID STORE; the flags that each message now has, as the server says, for those it touched."""
         answer = self.command(f"UID STORE {syntax.sequence_set(uids)} {action} ({' '.join(flags)})")
-        return {uid: flags_of(items) for uid, items in self._by_uid(answer).items() if "FLAGS" in items}
+        return {uid: flags_of(items) for uid, items in by_uid(answer).items() if "FLAGS" in items}
 
     def transfer(self, verb: str, uids: tuple[int, ...], target: str) -> tuple[int, dict[int, int]]:
         """UID COPY or UID MOVE: (UIDVALIDITY of the target, UID there by UID here). Empty: there was nothing to do."""
@@ -169,7 +151,7 @@ class ImapClient:
         """UID EXPUNGE; the UIDs which the server says are gone (needs QRESYNC enabled: VANISHED)."""
         gone: list[int] = []
         for response in self.command(f"UID EXPUNGE {syntax.sequence_set(uids)}").untagged:
-            if _word(response, 0) == "VANISHED" and isinstance(response[-1], bytes):
+            if word(response, 0) == "VANISHED" and isinstance(response[-1], bytes):
                 gone.extend(syntax.numbers(response[-1]))
         return tuple(uid for uid in gone if uid in set(uids))
 
@@ -202,66 +184,3 @@ class ImapClient:
             parts.append(self._line.counted(size))
             parts.append(self._line.line())
         return parts
-
-    def _listed(self, verb: str) -> list[str]:
-        names: list[str] = []
-        for response in self.command(f'{verb} "" "*"').untagged:
-            if _word(response, 0) != verb or not isinstance(response[1], list) or not isinstance(response[3], bytes):
-                continue
-            attributes = {item.lower() for item in response[1] if isinstance(item, bytes)}
-            if not attributes & {b"\\noselect", b"\\nonexistent"}:
-                names.append(syntax.folder_from_wire(response[3]))
-        return sorted(names)
-
-    def _by_uid(self, answer: Answer) -> dict[int, dict[str, Value]]:
-        found: dict[int, dict[str, Value]] = {}
-        for response in answer.untagged:
-            if _word(response, 1) == "FETCH":
-                items = _items(response)
-                if "UID" in items:
-                    found.setdefault(_number(items["UID"]), {}).update(items)
-        return found
-
-
-def flags_of(items: dict[str, Value]) -> tuple[str, ...]:
-    """Flags and keywords of a FETCH response, sorted, without the session's ``\\Recent``."""
-    flags = items.get("FLAGS")
-    assert isinstance(flags, list)
-    return tuple(
-        sorted(
-            name
-            for flag in flags
-            if isinstance(flag, bytes) and (name := flag.decode("utf-8", "replace")) != SESSION_FLAG
-        )
-    )
-
-
-def number_of(items: dict[str, Value], name: str) -> int:
-    """A number, or a list of one number (MODSEQ); 0 when it was not sent."""
-    value = items.get(name)
-    return 0 if value is None else _number(value[0] if isinstance(value, list) else value)
-
-
-def bytes_of(items: dict[str, Value], name: str) -> bytes:
-    value = items.get(name)
-    return value if isinstance(value, bytes) else b""
-
-
-def _items(response: list[Value]) -> dict[str, Value]:
-    listed = response[2]
-    assert isinstance(listed, list)
-    return {
-        key.decode().upper(): value
-        for key, value in zip(listed[::2], listed[1::2], strict=True)
-        if isinstance(key, bytes)
-    }
-
-
-def _number(value: Value) -> int:
-    assert isinstance(value, bytes)
-    return int(value)
-
-
-def _word(response: list[Value], index: int) -> str:
-    value = response[index] if len(response) > index else None
-    return value.decode("utf-8", "replace").upper() if isinstance(value, bytes) else ""

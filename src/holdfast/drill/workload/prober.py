@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from holdfast.drill.checkers.facts import Deliver, Protocol, Result
-from holdfast.drill.workload import imap_syntax, messages
+from holdfast.drill.workload import messages
 from holdfast.drill.workload.journal import Answered, Journal, now
 from holdfast.drill.workload.net import Endpoint, tls_context
 from holdfast.drill.workload.plan import Plan
+from holdfast.mail import imap_syntax
 
 OUTSTANDING_MAX: Final = 6
 """Tries under way at once per protocol: below Dovecot's ten connections per user and address, and enough for a connect

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 
-from holdfast.drill.workload import imap_syntax as syntax
 from holdfast.drill.workload.net import AnswerLost, Declined, Endpoint, Line, NotSent, Patience
+from holdfast.mail import imap_syntax as syntax
 
 
 class SieveClient:

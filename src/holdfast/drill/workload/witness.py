@@ -34,11 +34,11 @@ from holdfast.drill.workload import plan as plans
 from holdfast.drill.workload.dav import DavClient
 from holdfast.drill.workload.groupware import MARK
 from holdfast.drill.workload.imap import ImapClient, bytes_of, flags_of, number_of
-from holdfast.drill.workload.imap_syntax import sequence_set
 from holdfast.drill.workload.net import AnswerLost, Declined, NotSent, Patience
 from holdfast.drill.workload.plan import Login, Service
 from holdfast.drill.workload.sieve import SieveClient
 from holdfast.errors import ExitStatus, HoldfastError
+from holdfast.mail.imap_syntax import sequence_set
 
 READERS: Final = 4
 """Accounts read at once: enough to keep a server busy that shares the machine's two cores."""
