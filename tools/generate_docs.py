@@ -4,6 +4,7 @@
 docs/reference/commands.md       from the commands' own help
 docs/reference/configuration.md  from the structs that read holdfast.toml, their defaults and docstrings
 docs/concepts/roles.md           from the table of roles
+docs/concepts/failover.md        from the tables of automatic failover
 docs/formats/frame.md            from the frame and change modules
 """
 
@@ -130,6 +131,35 @@ def roles_page() -> str:
     return "".join(out)
 
 
+def failover_page() -> str:
+    """The tables that decide what is done without a person, and a picture of them."""
+    from holdfast.node import watchman
+    from holdfast.node.watchman import PRIMARY_TABLE, STANDBY_TABLE, Order
+
+    arrows = {
+        Order.STOP: "serves --> held",
+        Order.PROVE: "held --> proved",
+        Order.SERVE: "proved --> serves",
+        Order.PROMOTE: "standby --> serves",
+        Order.ASK: "standby --> asks",
+    }
+    out = [NOTE.format(source="src/holdfast/node/watchman.py"), "# Failover without a person\n\n"]
+    out += [inspect.getdoc(watchman) or "", "\n\n## As a picture\n\n```mermaid\nstateDiagram-v2\n"]
+    out += ["  serves: primary, serves\n  held: primary, serves nobody\n  proved: its record was taken\n"]
+    out += ["  asks: standby, asks a person\n"]
+    for row in (*PRIMARY_TABLE, *STANDBY_TABLE):
+        if row.order in arrows:
+            out.append(f"  {arrows[row.order]}: {row.reason.replace(':', ',').replace(';', ',')}\n")
+    out.append("  serves --> standby: replaced, compared, joined again\n```\n\n## The primary\n\n")
+    out.append("The first row that applies counts, in both tables.\n\n| it does | because |\n|---|---|\n")
+    out += [f"| {row.order} | {row.reason} |\n" for row in PRIMARY_TABLE]
+    out.append("\n## A standby\n\n| it does | because | and a person is told |\n|---|---|---|\n")
+    out += [f"| {row.order} | {row.reason} | {row.advice} |\n" for row in STANDBY_TABLE]
+    out.append("\n## The constants\n\n| name | seconds |\n|---|---|\n")
+    out += [f"| `{name}` | {value:g} |\n" for name, value in vars(watchman).items() if "_SECONDS" in name]
+    return "".join(out)
+
+
 def _frame_page() -> str:
     sys.path.insert(0, str(ROOT / "tools"))
     module: ModuleType = __import__("gen_frame_doc")
@@ -141,6 +171,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/commands.md": commands_page,
     "docs/reference/configuration.md": configuration_page,
     "docs/concepts/roles.md": roles_page,
+    "docs/concepts/failover.md": failover_page,
     "docs/formats/frame.md": _frame_page,
 }
 

@@ -92,3 +92,22 @@ def test_a_wrong_vault_is_refused_by_name(change: tuple[str, str], named: str) -
     message = refusal(GOOD + VAULT.replace(*change))
     assert "holdfast.toml" in message
     assert named in message
+
+
+def test_three_machines_take_over_by_themselves_and_two_never_can() -> None:
+    def made(count: int, failover: str = "") -> str:
+        machines = {f"m{number}": ("mail" if number < 2 else "relay", f"192.0.2.1{number}") for number in range(count)}
+        return initial_configuration(
+            site="x", machine="m0", machines=machines, service_addresses=(), interface="eth0", failover=failover
+        )
+
+    assert parse_settings(made(3), "holdfast.toml").failover.policy == "automatic"
+    assert parse_settings(made(2), "holdfast.toml").failover.policy == "manual"
+    message = refusal(made(2, "automatic"))
+    assert "only two machines" in message
+    assert "neither can tell" in message
+    assert "third machine" in message
+
+
+def test_a_preferred_standby_must_hold_the_mail() -> None:
+    assert "nobody" in refusal(GOOD.replace("policy = ", 'prefer = ["nobody"]\npolicy = '))

@@ -107,6 +107,11 @@ def _parse_machine(text: str) -> tuple[str, str, str]:
     type=click.Path(exists=True, dir_okay=False),
     help="Lines for the [mail] table: the account of the probes, or where discovery needs help.",
 )
+@click.option(
+    "--failover",
+    type=click.Choice(["automatic", "manual"]),
+    help="Whether a standby takes over by itself; automatic, where there are three machines.",
+)
 @_json
 def init(
     site: str,
@@ -114,6 +119,7 @@ def init(
     addresses: tuple[str, ...],
     interface: str,
     mail_lines: str | None,
+    failover: str | None,
     as_json: bool,
 ) -> None:
     """Make this machine the first of a site.
@@ -136,6 +142,7 @@ def init(
         service_addresses=addresses,
         interface=interface,
         mail_lines=Path(mail_lines).read_text() if mail_lines else "",
+        failover=failover or "",
     )
     warning = parse_settings(configuration, "what you gave").without_majority
     folder = Folder()

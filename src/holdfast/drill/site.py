@@ -29,14 +29,16 @@ class ProtectedLab:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self._failover = "manual"
 
     @property
     def mail_machines(self) -> list[Machine]:
         """The one with the mail first."""
         return [machine for machine in self.lab.machines() if machine.state.role in MAIL_ROLES]
 
-    def protect(self, mail: mailhost.MailSettings, *, more_configuration: str = "") -> None:
+    def protect(self, mail: mailhost.MailSettings, *, more_configuration: str = "", failover: str = "manual") -> None:
         """Set everything up and start the agents; returns at once. Raises LabError."""
+        self._failover = failover
         main, *standbys = self.mail_machines
         mailhost.configure(main, mail)
         for machine in standbys:
@@ -61,7 +63,7 @@ class ProtectedLab:
         for machine in self._agents():
             suffix = ",relay" if machine.state.role == "relay" else ""
             argv += ["--machine", f"{machine.name}={machine.state.ipv4}{suffix}"]
-        argv += ["--service-address", f"{state.service_ipv4}/24"]
+        argv += ["--service-address", f"{state.service_ipv4}/24", "--failover", self._failover]
         if state.service_ipv6:
             argv += ["--service-address", f"{state.service_ipv6}/64"]
         bundles: dict[str, dict[str, str]] = json.loads(main.run(argv).stdout)["bundles"]

@@ -1,7 +1,7 @@
 """Beats: what every agent says of itself four times a second, and what was heard of the others.
 
-Beats are core messages: unordered, unstored, needing no leader. They carry no secrets. Nothing about safety rests on
-them; they tell people and the takeover plan who is alive.
+Beats are core messages: unordered, unstored, needing no leader. They carry no secrets. They tell people and plans who
+is alive, and what they say of hearing (``hearing``) is what a machine goes by when it acts without a person.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from holdfast.changes.names import MachineName, SegmentName
 from holdfast.log.port import Bus
+from holdfast.node.hearing import Hearing, Said
 
 BEAT_SECONDS: Final = 0.25
 SILENT_SECONDS: Final = 2.0
@@ -54,6 +55,10 @@ class Beat(Struct, omit_defaults=True):
     progress_share: float = -1.0
     warnings: list[str] = []
     totals: dict[str, int] = {}
+    paused: str = ""
+    """Why nobody may take over without a person here (`holdfast pause`); empty when it is not so."""
+    said: Said = Said()
+    """Whom this machine hears."""
     trees: str = ""
     """The primary's set of trees (local.trees_digest): a standby with another set must be seeded again."""
     at: float = 0.0
@@ -68,16 +73,18 @@ class Beats:
         segment: SegmentName,
         me: MachineName,
         say: Callable[[], Beat],
-        monotonic: Callable[[], float],
+        hearing: Hearing,
+        steady: Callable[[], float],
         wall_seconds: Callable[[], float],
         on_clock_jump: Callable[[str], None] = lambda machine: None,
     ) -> None:
-        """*on_clock_jump* is called with a machine's name when its clock or ours was set."""
+        """*steady*: the clock of *hearing*. *on_clock_jump*: called with a machine's name when a clock was set."""
         self._bus = bus
         self._prefix = f"hf.{segment}.beat."
         self._me = me
         self._say = say
-        self._monotonic = monotonic
+        self.hearing = hearing
+        self._steady = steady
         self._wall_seconds = wall_seconds
         self._on_clock_jump = on_clock_jump
         self._heard: dict[str, tuple[float, Beat]] = {}
@@ -92,6 +99,11 @@ class Beats:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def all(self) -> dict[str, Beat]:
+        """The last of each machine, however long ago."""
+        return {machine: beat for machine, (_, beat) in self._heard.items()}
+
     def last(self, machine: str) -> Beat | None:
         """What was last heard of *machine*, however long ago."""
         heard = self._heard.get(machine)
@@ -100,7 +112,7 @@ class Beats:
     def silent_seconds(self, machine: str) -> float | None:
         """How long nothing was heard of *machine*; None when nothing ever was."""
         heard = self._heard.get(machine)
-        return None if heard is None else self._monotonic() - heard[0]
+        return None if heard is None else self._steady() - heard[0]
 
     def alive(self, machine: str) -> bool:
         silent = self.silent_seconds(machine)
@@ -121,7 +133,9 @@ class Beats:
 
     async def say_now(self) -> None:
         """Publish a beat at once: the role has changed."""
-        await self._bus.publish(self._prefix + self._me, msgspec.json.encode(self._say()))
+        beat = self._say()
+        beat.said = self.hearing.tell(self._steady())
+        await self._bus.publish(self._prefix + self._me, msgspec.json.encode(beat))
 
     async def _publish(self) -> None:
         while True:
@@ -136,5 +150,7 @@ class Beats:
                     continue
                 with contextlib.suppress(msgspec.DecodeError):  # a newer agent's beat: it counts as not heard
                     beat = msgspec.json.decode(payload, type=Beat)
-                    self._heard[machine] = (self._monotonic(), beat)
+                    now = self._steady()
+                    self._heard[machine] = (now, beat)
+                    self.hearing.hear(machine, beat.said, now)
                     self._compare_clocks(machine, beat.at)

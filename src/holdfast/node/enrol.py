@@ -202,8 +202,13 @@ def initial_configuration(
     service_addresses: tuple[str, ...],
     interface: str,
     mail_lines: str = "",
+    failover: str = "",
 ) -> str:
-    """The text ``init`` writes, with every key a site usually touches. *machines*: name to (role, address)."""
+    """The text ``init`` writes, with every key a site usually touches. *machines*: name to (role, address).
+
+    *failover*: the policy; empty: automatic where three machines make it possible.
+    """
+    policy = failover or ("automatic" if len(machines) >= 3 else "manual")
     lines = [
         f"# Holdfast: site {site}. The same file on every machine, but for the line `machine`.",
         "# Every key: docs/reference/configuration.md. After a change: `holdfast check`, then restart the agent.",
@@ -228,6 +233,9 @@ def initial_configuration(
         "[copy]",
         "batch_milliseconds = 25       # a batch fills so long at most, while changes keep coming",
         "seed_bytes_per_second = 0     # 0: as fast as it goes",
+        "",
+        "[failover]                    # what happens without a person: docs/concepts/failover.md",
+        f'policy = "{policy}"',
         "",
         "[mail]                        # found by asking doveconf, postconf and Radicale's own configuration",
         mail_lines.rstrip("\n"),

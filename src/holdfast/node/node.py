@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from holdfast.log.port import Fenced, Log, LogDamaged, LogState
 from holdfast.mail.packages import Severity
 from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
+from holdfast.node.hearing import Hearing
 from holdfast.node.local import trees_digest
 from holdfast.node.peer import Peer
 from holdfast.node.primary import Primary, catch_up, scan_words
@@ -73,7 +75,12 @@ class Node:
             settings.segment_name,
             settings.machine_name,
             self.beat,
-            world.clocks.monotonic,
+            Hearing(
+                [machine.name for machine in settings.machines if machine is not settings.me],
+                os.urandom(8).hex(),
+                world.clocks.steady(),
+            ),
+            world.clocks.steady,
             world.clocks.wall_seconds,
             self._clock_jumped,
         )

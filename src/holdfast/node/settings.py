@@ -76,6 +76,29 @@ class CopySettings(_Table, frozen=True):
     """A background comparison of all contents with the log's knowledge takes this long; 0: never."""
 
 
+class FailoverSettings(_Table, frozen=True):
+    """``[failover]``: what happens without a person when the primary is gone. The same on every machine.
+
+    docs/concepts/failover.md has the tables that decide.
+    """
+
+    policy: Literal["automatic", "manual"] = "manual"
+    """``automatic``: a standby takes over when it and the others miss the primary, and a primary that is cut off stops
+    serving; needs three machines. ``manual``: `holdfast takeover`, by a person; a primary that is cut off serves on."""
+    loss_seconds_max: float = 10.0
+    """When the primary last said that it had changes older than this not yet in the log, a person is asked."""
+    loss_bytes_max: int = 64 * 1024 * 1024
+    """And when they were more than this."""
+    takeovers_max: int = 3
+    """After so many takeovers within ``takeovers_hours`` a person is asked: something else is wrong then."""
+    takeovers_hours: float = 1.0
+    rejoin: Literal["automatic", "manual"] = "automatic"
+    """Under the policy ``automatic``, whether a machine that was replaced becomes a standby by itself when it is back.
+    What only it has is kept aside and listed either way."""
+    prefer: tuple[str, ...] = ()
+    """Which standby goes first when several have the same of the log; empty: in the order of ``machines``."""
+
+
 class Settings(_Table, frozen=True):
     """The whole file."""
 
@@ -90,6 +113,7 @@ class Settings(_Table, frozen=True):
     log: LogSettings = field(default_factory=LogSettings)
     copy: CopySettings = field(default_factory=CopySettings)
     mail: MailSettings = field(default_factory=MailSettings)
+    failover: FailoverSettings = field(default_factory=FailoverSettings)
     vaults: tuple[VaultSettings, ...] = ()
     state_directory: str = "/var/lib/holdfast"
     run_directory: str = "/run/holdfast"
@@ -191,6 +215,16 @@ def _checked(settings: Settings, source: str) -> Settings:
             raise wrong(f"service address {interface.ip} is a machine's own", "It must move between machines.")
     if not settings.log.embedded and not settings.log.servers:
         raise wrong("log.embedded = false needs log.servers", 'Write servers = ["tls://host:4222"].')
+    if settings.failover.policy == "automatic" and len(names) < 3:
+        raise wrong(
+            'failover.policy = "automatic" with only two machines: when one no longer hears the other, neither can '
+            "tell whether the other is gone or only the way between them, and both would serve",
+            'Add a third machine that hears both (a small one, role = "relay"), or write policy = "manual": '
+            "a takeover is then one command.",
+        )
+    for name in settings.failover.prefer:
+        if name not in [machine.name for machine in settings.mail_machines]:
+            raise wrong(f"failover.prefer: {name!r} is no machine of role mail", "Name machines that hold the mail.")
     if settings.log.limit_bytes < settings.log.retention_bytes:
         raise wrong("log.limit_bytes is below log.retention_bytes", "The limit is the larger of the two.")
     return settings

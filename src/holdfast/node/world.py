@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,11 +37,18 @@ class LogDoor(Protocol):
         ...
 
 
+def boot_seconds() -> float:
+    """CLOCK_BOOTTIME of clock_gettime(2)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True)
 class Clocks:
     wall_seconds: Callable[[], float]
     wall_ns: Callable[[], int]
     monotonic: Callable[[], float]
+    steady: Callable[[], float] = boot_seconds
+    """Never set, and goes on while the machine is suspended: by it the others' silence is measured."""
 
 
 @dataclass(frozen=True)
