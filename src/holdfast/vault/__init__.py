@@ -7,10 +7,13 @@
 ``repository``  a vault made, opened, read
 ``writer``      contents into packs
 ``record``      snapshots and directories
+``archive``     the log's records between snapshots
+``instant``, ``overlay``                   a snapshot and the records after it, read like a snapshot
+``touched``, ``logfed``                    a snapshot from what the log knows, without a walk
 ``scan``, ``known``, ``backup``            a walk becomes a snapshot; what did not change is not read
 ``restore``, ``verify``, ``difference``    what to do with snapshots
 ``keep``, ``mark``, ``prune``              which go, and what goes with them
 
 A snapshot made by a scan is not an instant: each file is whole, the files beside each other may differ by the time the
-scan took.
+scan took. One made from the log's records and the tree index is.
 """

@@ -92,7 +92,8 @@ def backup_trees(
 def put_snapshot(vault: Vault, snapshot: Snapshot) -> SnapshotName:
     """The last write of a backup: everything *snapshot* refers to must be durable."""
     assert vault.wrapper is not None
-    made = vault.codec.snapshot(vault.wrapper, snapshot.taken_at_ns, snapshot)
+    place = f"{snapshot.incarnation}.{snapshot.sequence}" if snapshot.incarnation else ""
+    made = vault.codec.snapshot(vault.wrapper, snapshot.taken_at_ns, snapshot, place)
     vault.backend.put(made.name, made.data)
     return SnapshotName(made.name)
 

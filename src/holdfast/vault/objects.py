@@ -61,6 +61,7 @@ class ObjectKind(IntEnum):
     SNAPSHOT = 3
     INDEX = 4
     TRASH = 5
+    FRAMES = 6
 
 
 class Block(Struct, frozen=True, array_like=True):
@@ -173,10 +174,12 @@ class Codec:
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
-    def snapshot(self, wrapper: Wrapper, taken_at_ns: int, record: Struct) -> Sealed:
+    def snapshot(self, wrapper: Wrapper, taken_at_ns: int, record: Struct, place: str = "") -> Sealed:
+        """*place*: what stands in the name between time and digest."""
         sealer = Sealer(self, wrapper, ObjectKind.SNAPSHOT, TREE_ZSTD_LEVEL)
         data = sealer.header + sealer.seal(0, _encode(record))
-        return Sealed(f"snapshots/{taken_at_ns:020d}-{digest_name(data)[:16]}", data)
+        between = f"{place}-" if place else ""
+        return Sealed(f"snapshots/{taken_at_ns:020d}-{between}{digest_name(data)[:16]}", data)
 
     def open_snapshot(self, data: bytes, readers: Readers, record: type[T], name: str) -> T:
         if name.rpartition("-")[2] != digest_name(data)[:16]:

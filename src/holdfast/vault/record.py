@@ -67,6 +67,10 @@ class Snapshot(Struct, frozen=True):
     gaps: tuple[Gap, ...] = ()
     gaps_total: int = 0
     skipped_total: int = 0
+    incarnation: str = ""
+    """Of the log; empty for a snapshot made by a scan, which is no instant."""
+    sequence: int = 0
+    """The trees are those of this position of the log, exactly, but for what ``gaps`` name."""
 
     def tree(self, name: str) -> TreeRoot:
         """Raises PathUnknown."""

@@ -15,6 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Struct
 
+from holdfast.changes.names import Incarnation, Position, Sequence
 from holdfast.errors import Refused
 from holdfast.vault.catalog import BlockPlace, Catalog, Place
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged, VaultMissing, VaultNewer, WrongKey
@@ -48,6 +49,14 @@ class SnapshotName(NamedTuple):
     @property
     def taken_at_ns(self) -> int:
         return int(self.name[len(SNAPSHOT_PREFIX) :].partition("-")[0])
+
+    @property
+    def position(self) -> Position | None:
+        """Where in the log it stands; None for a snapshot made by a scan."""
+        _, _, rest = self.name.partition("-")
+        place, dash, _ = rest.partition("-")
+        incarnation, _, sequence = place.partition(".")
+        return Position(Incarnation(incarnation), Sequence(int(sequence))) if dash else None
 
     @property
     def short(self) -> str:
