@@ -20,7 +20,7 @@ HEAVY = {
     *("prometheus_client", "pyroute2", "rich", "ssl", "tomllib"),
 }
 """What costs milliseconds to import, and no help needs."""
-LIGHT = {"holdfast", "holdfast.console", "holdfast.console.main", "holdfast.errors"}
+LIGHT = {"holdfast", "holdfast.console", "holdfast.console.late", "holdfast.console.main", "holdfast.errors"}
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 

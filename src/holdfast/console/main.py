@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
 from holdfast import __version__
+from holdfast.console.late import Late, LateGroup
 from holdfast.errors import ExitStatus, HoldfastError, Refused
 
 
-class _Group(click.Group):
-    """Commands in the order of a first day, the lab's loaded only when asked for."""
+class _Group(LateGroup):
+    """Commands in the order of a first day."""
 
+    late: ClassVar = {
+        "vault": Late("holdfast.console.vault_commands", "vault", "Backups: init, backup, list, show, find, prune ..."),
+        "restore": Late(
+            "holdfast.console.restore", "restore", "A site, a tree or a path from a backup, into a folder."
+        ),
+        "lab": Late(
+            "holdfast.drill.lab.commands", "lab", "Make a lab of machines on this one: up, down, kill, cut ..."
+        ),
+    }
     _order = (
-        "init", "join", "check", "agent", "status", "verify", "switchover", "takeover",
+        "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "vault", "restore",
         "barrier", "log", "history", "trust", "found", "release", "lab", "version",
     )  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._order)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "lab":
-            from holdfast.drill.lab.commands import lab
-
-            return lab
-        return super().get_command(ctx, cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        shorts = {"lab": "Make a lab of machines on this one: up, down, kill, cut ..."}
-        rows = [(name, shorts.get(name) or _short(self, name)) for name in self._order]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,11 +45,13 @@ class _Group(click.Group):
         except PermissionError as error:
             click.echo(f"holdfast: {error.filename}: {error.strerror}\n  Run the command as root.", err=True)
             ctx.exit(int(ExitStatus.ENVIRONMENT))
-
-
-def _short(group: click.Group, name: str) -> str:
-    command = group.commands[name]
-    return command.get_short_help_str(90)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"holdfast: {where}{error.strerror or error}", err=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            ctx.exit(int(ExitStatus.NO_SPACE if full else ExitStatus.FAILED))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -60,9 +60,13 @@ def main() -> None:
 
     On the machine that has the mail: `holdfast init`. On the others: `holdfast join`. Then `holdfast status`.
 
+    Backups, with or without a site: `holdfast vault init`, then `holdfast vault backup`.
+
     \b
-    Exit status: 0 done, 1 failed, 2 usage, 3 done with differences named, 4 refused as unsafe,
-                 5 unreachable, 6 configuration, 7 environment, 8 no space.
+    Exit status: 0 done, 1 failed, 2 usage, 3 done with differences named,
+                 4 refused as unsafe, 5 unreachable, 6 configuration,
+                 7 environment, 8 no space, 9 locked, 10 wrong key,
+                 11 newer format, 12 damaged.
     """
 
 

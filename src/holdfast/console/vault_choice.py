@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 import msgspec
@@ -19,6 +19,9 @@ from msgspec import Struct
 
 from holdfast.errors import ConfigurationError
 from holdfast.files import PRIVATE, write_once
+
+if TYPE_CHECKING:
+    from holdfast.vault.settings import VaultSettings
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 FOLDER_VARIABLE: Final = "HOLDFAST_VAULTS"
@@ -56,7 +59,14 @@ class VaultPlace(NamedTuple):
     location: str
     key: Path | None
     identity: Path | None
-    remembered: RememberedVault | None = None
+    remembered: RememberedVault
+    """As it is known here; with empty files when it is not."""
+    settings: VaultSettings | None = None
+    """Its table in the site's configuration."""
+
+    @property
+    def bytes_per_second(self) -> int:
+        return self.settings.bytes_per_second if self.settings is not None else 0
 
 
 def vault_options(function: F) -> F:
@@ -175,31 +185,33 @@ def remembered() -> dict[str, RememberedVault]:
     return found
 
 
-def _configured() -> dict[str, RememberedVault]:
+def _configured() -> tuple[VaultSettings, ...]:
     """The vaults of the site's configuration; none where there is no site."""
     path = configuration_path()
     if not os.access(path, os.R_OK):
-        return {}
+        return ()
     from holdfast.node.settings import load_settings
 
-    settings = load_settings(path)
-    found: dict[str, RememberedVault] = {}
-    for vault in getattr(settings, "vaults", ()):
-        found[vault.name] = RememberedVault(vault.location, vault.key, vault.identity)
-    return found
+    return load_settings(path).vaults
+
+
+def _known() -> dict[str, tuple[RememberedVault, VaultSettings | None]]:
+    known: dict[str, tuple[RememberedVault, VaultSettings | None]]
+    known = {name: (vault, None) for name, vault in remembered().items()}
+    for settings in _configured():
+        vault = RememberedVault(settings.location, settings.key, settings.identity)
+        before = known.get(settings.name)
+        if before is not None and before[0].location == vault.location:
+            identity = vault.identity or before[0].identity
+            elsewhere = before[0].identity_elsewhere
+            vault = msgspec.structs.replace(vault, identity=identity, identity_elsewhere=elsewhere)
+        known[settings.name] = vault, settings
+    return known
 
 
 def known_vaults() -> dict[str, RememberedVault]:
     """Configured and remembered, by name; the configuration's word counts, but for an identity it does not name."""
-    known = remembered()
-    for name, vault in _configured().items():
-        before = known.get(name)
-        if before is not None and before.location == vault.location and not vault.identity:
-            vault = msgspec.structs.replace(
-                vault, identity=before.identity, identity_elsewhere=before.identity_elsewhere
-            )
-        known[name] = vault
-    return known
+    return {name: vault for name, (vault, _) in _known().items()}
 
 
 # -- the choice -------------------------------------------------------------------------------------------------------
@@ -207,40 +219,35 @@ def known_vaults() -> dict[str, RememberedVault]:
 
 def vault_place(choice: VaultChoice) -> VaultPlace:
     """The vault that *choice* means. Raises ConfigurationError: none is known, several are, no such name."""
-    name, vault = _chosen(choice.vault)
-    return VaultPlace(
-        name,
-        vault.location,
-        _file(choice.key or vault.key),
-        _file(choice.identity or vault.identity),
-        vault,
-    )
+    name, vault, settings = _chosen(choice.vault)
+    key, identity = choice.key or vault.key, choice.identity or vault.identity
+    return VaultPlace(name, vault.location, _file(key), _file(identity), vault, settings)
 
 
 def _file(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _chosen(text: str) -> tuple[str, RememberedVault]:
+def _chosen(text: str) -> tuple[str, RememberedVault, VaultSettings | None]:
     if is_location(text):
         location = absolute(text)
         try:
-            known = known_vaults()
+            known = _known()
         except ConfigurationError:  # the place is given: what is known besides only helps with the keys
             known = {}
-        for name, vault in known.items():
+        for name, (vault, settings) in known.items():
             if vault.location == location:
-                return name, vault
-        return name_for(location), RememberedVault(location, "")
-    known = known_vaults()
+                return name, vault, settings
+        return name_for(location), RememberedVault(location, ""), None
+    known = _known()
     if text in known:
-        return text, known[text]
+        return text, *known[text]
     names = ", ".join(known)
     if text:
         hint = f"Known here: {names or 'none'}. Or give its location: --vault /path, s3://..., sftp://..."
         raise ConfigurationError(f"no vault called {text!r} is known here", hint=hint)
     if len(known) == 1:
-        return next(iter(known.items()))
+        return next((name, *found) for name, found in known.items())
     if known:
         raise ConfigurationError(f"several vaults are known here: {names}", hint="Say which: --vault NAME.")
     hint = "Make one: `holdfast vault init LOCATION`. Or say where one is: --vault LOCATION --identity FILE."

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,6 +17,7 @@ from blake3 import blake3
 from holdfast.console.vault_choice import VaultChoice, VaultPlace, cache_folder, name_for, vault_place
 from holdfast.vault.faults import VaultBusy, WrongKey
 from holdfast.vault.keys import WriterKey
+from holdfast.vault.location import open_backend
 from holdfast.vault.port import Backend
 from holdfast.vault.repository import Vault, open_vault
 
@@ -58,8 +58,7 @@ def opened(choice: VaultChoice, *, write: bool = False, read: bool = True) -> It
 
 def open_place(place: VaultPlace) -> Backend:
     """The store of *place*. Raises what the backend raises."""
-    backend: Backend = import_module("holdfast.vault.location").open_backend(place.location)
-    return backend
+    return open_backend(place.location, bytes_per_second=place.bytes_per_second)
 
 
 def read_key(place: VaultPlace, *, needed: bool) -> WriterKey | None:
@@ -72,7 +71,7 @@ def read_key(place: VaultPlace, *, needed: bool) -> WriterKey | None:
     try:
         return WriterKey.from_bytes(place.key.read_bytes())
     except FileNotFoundError:
-        if not needed and place.remembered is not None and str(place.key) == place.remembered.key:
+        if not needed and str(place.key) == place.remembered.key:
             return None
         hint = "It was made by `holdfast vault init`: bring it back from your safe, or give --key FILE."
         raise WrongKey(f"the writer key {place.key} is not there", hint=hint) from None
@@ -88,7 +87,7 @@ def read_identities(place: VaultPlace, *, needed: bool) -> tuple[str, ...]:
     try:
         text = sys.stdin.read() if str(place.identity) == STANDARD_INPUT else place.identity.read_text()
     except FileNotFoundError:
-        if not needed and place.remembered is not None and str(place.identity) == place.remembered.identity:
+        if not needed and str(place.identity) == place.remembered.identity:
             return ()
         raise WrongKey(f"the identity file {place.identity} is not there", hint=hint) from None
     except UnicodeDecodeError:

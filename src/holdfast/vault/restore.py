@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -44,9 +44,10 @@ class Failure(NamedTuple):
 
 
 class Restored:
-    """What a restore did."""
+    """What a restore did, so far: *progress* is called after each file."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Callable[[Restored], None] | None = None) -> None:
+        self._progress = progress
         self.files = 0
         self.bytes = 0
         self.failures: list[Failure] = []
@@ -57,15 +58,24 @@ class Restored:
         if len(self.failures) < FAILURES_NAMED_MAX:
             self.failures.append(Failure(path, reason))
 
+    def wrote(self, size: int) -> None:
+        """One more file, of *size* bytes."""
+        self.files += 1
+        self.bytes += size
+        if self._progress is not None:
+            self._progress(self)
+
     @property
     def exit_status(self) -> ExitStatus:
         return ExitStatus.DIFFERENCES if self.failures_total else ExitStatus.DONE
 
 
-def restore_snapshot(vault: Vault, snapshot: Snapshot, target: Path) -> Restored:
+def restore_snapshot(
+    vault: Vault, snapshot: Snapshot, target: Path, *, progress: Callable[[Restored], None] | None = None
+) -> Restored:
     """Every tree into ``target/<tree's name>``. Raises as :func:`restore_path`."""
     _prepare(target)
-    restored = Restored()
+    restored = Restored(progress)
     for tree in snapshot.trees:
         folder = target / tree.name
         folder.mkdir(mode=0o700)
@@ -73,7 +83,14 @@ def restore_snapshot(vault: Vault, snapshot: Snapshot, target: Path) -> Restored
     return restored
 
 
-def restore_path(vault: Vault, tree: TreeRoot, path: bytes, target: Path) -> Restored:
+def restore_path(
+    vault: Vault,
+    tree: TreeRoot,
+    path: bytes,
+    target: Path,
+    *,
+    progress: Callable[[Restored], None] | None = None,
+) -> Restored:
     """What stands at *path* of *tree* (``b""``: all of it). A directory's inside goes into *target*, which gets its
     metadata; a file or link goes into *target* under its own name.
 
@@ -82,7 +99,7 @@ def restore_path(vault: Vault, tree: TreeRoot, path: bytes, target: Path) -> Res
     """
     entry = lookup(tree, path, vault.content)
     _prepare(target)
-    restored = Restored()
+    restored = Restored(progress)
     _restore(vault, entry, target, restored)
     return restored
 
@@ -236,8 +253,7 @@ class _Restorer:
             raise
         finally:
             os.close(file)
-        self._restored.files += 1
-        self._restored.bytes += entry.size
+        self._restored.wrote(entry.size)
 
     def _write(self, file: int, at: int, content_id: bytes) -> int:
         places = self._vault.catalog.places(content_id)

@@ -1,0 +1,87 @@
+"""One line of progress on standard error: bytes, files, speed, time left. On no terminal: a line a minute."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, TextIO
+
+from holdfast.console.words import bytes_text, clock_text
+from holdfast.vault.estimate import Estimate
+
+TERMINAL_SECONDS: Final = 0.2
+PLAIN_SECONDS: Final = 60.0
+"""In a journal: often enough to see that it lives."""
+WIDTH: Final = 79
+
+
+class Progress:
+    """*total_bytes* 0: not known (yet); set it when it is. ``trouble``: a sentence that takes the line's place while
+    it is not empty. Leaving it wipes the line."""
+
+    def __init__(
+        self,
+        what: str,
+        total_bytes: int = 0,
+        *,
+        quiet: bool = False,
+        out: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total_bytes = total_bytes
+        self.trouble = ""
+        self._what = what
+        self._out = out or sys.stderr
+        self._terminal = self._out.isatty()
+        self._quiet = quiet
+        self._clock = clock
+        self._began = clock()
+        self._next = self._began + (0.0 if self._terminal else PLAIN_SECONDS)
+        self._shown = False
+        self._estimate = Estimate(total_bytes, self._began)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal and self._shown:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+
+    @property
+    def shown(self) -> bool:
+        """Whether somebody looks: then a total is worth some work."""
+        return self._terminal and not self._quiet
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._began
+
+    def at(self, done_bytes: int, files: int = 0) -> None:
+        """Call it as often as you like."""
+        now = self._clock()
+        if self._quiet or now < self._next:
+            return
+        self._next = now + (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS)
+        line = self.line(done_bytes, files)
+        self._out.write(f"\r\x1b[K{line[:WIDTH]}" if self._terminal else f"{line}\n")
+        self._out.flush()
+        self._shown = True
+
+    def line(self, done_bytes: int, files: int) -> str:
+        self._estimate.total = self.total_bytes
+        self._estimate.update(done_bytes, self._clock())
+        if self.trouble:
+            return f"{self._what}  {self.trouble}"
+        parts = [self._what]
+        if files:
+            parts.append(f"{files:,} files")
+        of = f" of {bytes_text(self.total_bytes)}" if self.total_bytes > done_bytes else ""
+        parts.append(f"{bytes_text(done_bytes)}{of}")
+        if self._estimate.per_second > 0:
+            parts.append(f"{bytes_text(self._estimate.per_second)}/s")
+        left = self._estimate.left_seconds() if of else None
+        if left is not None:
+            parts.append(f"{clock_text(left)} left")
+        return "  ".join(parts)

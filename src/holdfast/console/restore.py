@@ -1,0 +1,233 @@
+"""``holdfast restore``: a snapshot, one of its trees, or what stands at a path, into a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+
+from holdfast.console.emit import emit, json_option
+from holdfast.console.vault_choice import vault_options
+
+if TYPE_CHECKING:
+    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_paths import PathIn
+    from holdfast.vault.record import Snapshot
+    from holdfast.vault.repository import SnapshotName, Vault
+    from holdfast.vault.restore import Restored
+
+FAILURES_SHOWN_MAX: Final = 50
+
+
+class _Plan(NamedTuple):
+    """What a restore does: the dry run shows it, the real one carries it out."""
+
+    name: SnapshotName
+    snapshot: Snapshot
+    wanted: PathIn | None
+    """None: every tree."""
+    target: Path
+    files: int
+    bytes: int
+    gaps: tuple[str, ...]
+    """What the snapshot lacks of what is wanted."""
+
+
+@click.command()
+@click.argument("path", default="")
+@click.option(
+    "--to", "target", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to: a new or empty folder."
+)
+@click.option("--at", default="latest", show_default=True, metavar="WHEN", help="A snapshot's name, or a time.")
+@click.option("--tree", default="", help="One tree only (store, config, groupware, software ...); PATH is in it.")
+@click.option("--dry-run", is_flag=True, help="Show what would be restored, and from when; write nothing.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@vault_options
+@json_option
+def restore(
+    path: str,
+    target: Path | None,
+    at: str,
+    tree: str,
+    dry_run: bool,
+    quiet: bool,
+    choice: VaultChoice,
+    as_json: bool,
+) -> None:
+    """Bring back a whole site, one tree or one path, as it was, into a folder.
+
+    Nothing that exists is ever replaced: the folder must be new or empty. Without PATH and --tree every tree goes into
+    a folder of its own below it. PATH is TREE/PATH, or a path as it stood on the machine (/home/me/Maildir/cur).
+    Names, bytes, times, owners, links and attributes come back exactly; what could not be (an owner this machine does
+    not know) is named, and the exit status is 3.
+
+    \b
+    WHEN   latest | a snapshot's name | '2026-11-21 14:00' | 'yesterday 14:00' | '2 hours ago'
+           A time means what was kept last before it; times without an offset are of this machine's zone.
+
+    \b
+    Example:
+      holdfast restore --to /srv/restored
+      holdfast restore --at 'yesterday 14:00' --tree config --to /tmp/etc-of-yesterday
+      holdfast restore store/anna --at 3f2a91 --to /tmp/anna --dry-run
+    """
+    from holdfast.console.vault_open import opened
+
+    if target is None and not dry_run:
+        raise click.UsageError("say where to: --to FOLDER (new or empty)")
+    with opened(choice) as vault_at:
+        plan = _planned(vault_at.vault, at, path, tree, target or Path())
+        if dry_run:
+            _show_plan(plan, target, as_json)
+            return
+        if not as_json:
+            _announce(plan)
+        restored, seconds = _carried_out(vault_at.vault, plan, quiet=quiet or as_json)
+    _report(plan, restored, seconds, as_json)
+    sys.exit(int(_status(plan, restored)))
+
+
+def _planned(vault: Vault, at: str, path: str, tree: str, target: Path) -> _Plan:
+    from holdfast.changes.exchange import EntryKind
+    from holdfast.console.vault_at import snapshot_at
+    from holdfast.console.vault_paths import path_in
+    from holdfast.vault.record import lookup, walk
+
+    name = snapshot_at(vault, at)
+    snapshot = vault.snapshot(name)
+    if not path and not tree:
+        return _Plan(name, snapshot, None, target, snapshot.files, snapshot.bytes, _gaps(snapshot, None))
+    wanted = path_in(snapshot, path, tree)
+    entry = lookup(wanted.tree, wanted.path, vault.content)
+    below = walk(entry.content, vault.content) if entry.kind is EntryKind.DIRECTORY else iter(())
+    found = [one.entry for one in below if one.entry.kind is EntryKind.FILE]
+    if entry.kind is EntryKind.FILE:
+        found = [entry]
+    return _Plan(name, snapshot, wanted, target, len(found), sum(one.size for one in found), _gaps(snapshot, wanted))
+
+
+def _gaps(snapshot: Snapshot, wanted: PathIn | None) -> tuple[str, ...]:
+    from holdfast.console.words import path_text
+
+    return tuple(
+        f"{gap.tree}/{path_text(gap.path)}: {gap.reason}"
+        for gap in snapshot.gaps
+        if wanted is None or (gap.tree == wanted.tree.name and _touches(gap.path, wanted.path))
+    )
+
+
+def _touches(gap: bytes, path: bytes) -> bool:
+    """Whether one is, or stands below, the other."""
+    return not path or not gap or (gap + b"/").startswith(path + b"/") or (path + b"/").startswith(gap + b"/")
+
+
+def _carried_out(vault: Vault, plan: _Plan, *, quiet: bool) -> tuple[Restored, float]:
+    from holdfast.console.progress import Progress
+    from holdfast.vault.restore import restore_path, restore_snapshot
+
+    with Progress("restoring", plan.bytes, quiet=quiet) as progress:
+
+        def show(so_far: Restored) -> None:
+            progress.at(so_far.bytes, so_far.files)
+
+        if plan.wanted is None:
+            restored = restore_snapshot(vault, plan.snapshot, plan.target, progress=show)
+        else:
+            restored = restore_path(vault, plan.wanted.tree, plan.wanted.path, plan.target, progress=show)
+        return restored, progress.seconds
+
+
+def _status(plan: _Plan, restored: Restored) -> int:
+    from holdfast.errors import ExitStatus
+
+    return ExitStatus.DIFFERENCES if plan.gaps else restored.exit_status
+
+
+def _what(plan: _Plan) -> str:
+    from holdfast.console.words import path_text
+
+    if plan.wanted is None:
+        return "trees " + ", ".join(tree.name for tree in plan.snapshot.trees)
+    return f"tree {plan.wanted.tree.name}" + (f", {path_text(plan.wanted.path)}" if plan.wanted.path else "")
+
+
+def _announce(plan: _Plan) -> None:
+    import time
+
+    from holdfast.console.words import ago_text, time_text
+
+    taken_ns = plan.snapshot.taken_at_ns
+    age = ago_text(time.time() - taken_ns / 1e9)
+    click.echo(
+        f"from snapshot {plan.name.short[:8]} of {plan.snapshot.machine}, {time_text(taken_ns)} ({age}): {_what(plan)}"
+    )
+
+
+def _show_plan(plan: _Plan, target: Path | None, as_json: bool) -> None:
+    from holdfast.console.words import bytes_text, counted
+
+    if as_json:
+        emit({"dry_run": True, **_facts(plan), "to": str(target) if target else None})
+        return
+    _announce(plan)
+    where = f" into {target}" if target else ""
+    click.echo(f"would restore {counted(plan.files, 'file')}, {bytes_text(plan.bytes)}{where}")
+    _show_gaps(plan)
+    if target is not None and target.is_dir() and any(target.iterdir()):
+        click.echo(f"! {target} is not empty: it would be refused. Give a new folder.", err=True)
+    click.echo("Nothing was written (--dry-run).")
+
+
+def _show_gaps(plan: _Plan) -> None:
+    from holdfast.console.words import counted
+
+    if plan.gaps:
+        click.echo(f"! the snapshot lacks {counted(len(plan.gaps), 'thing')} of it, or has it not for sure:", err=True)
+    for gap in plan.gaps[:FAILURES_SHOWN_MAX]:
+        click.echo(f"    {gap}", err=True)
+
+
+def _facts(plan: _Plan) -> dict[str, Any]:
+    from holdfast.console.words import iso_text, path_text
+
+    return {
+        "snapshot": plan.name.short,
+        "taken_at": iso_text(plan.snapshot.taken_at_ns),
+        "machine": plan.snapshot.machine,
+        "trees": [tree.name for tree in plan.snapshot.trees] if plan.wanted is None else [plan.wanted.tree.name],
+        "path": path_text(plan.wanted.path) if plan.wanted is not None else "",
+        "files": plan.files,
+        "bytes": plan.bytes,
+        "gaps": list(plan.gaps),
+    }
+
+
+def _report(plan: _Plan, restored: Restored, seconds: float, as_json: bool) -> None:
+    from holdfast.console.words import bytes_text, counted, duration_text, path_text
+
+    if as_json:
+        failures = [{"path": path_text(one.path), "reason": one.reason} for one in restored.failures]
+        done = {"restored_files": restored.files, "restored_bytes": restored.bytes, "seconds": round(seconds, 3)}
+        emit(
+            {
+                **_facts(plan),
+                "to": str(plan.target),
+                **done,
+                "failures": failures,
+                "failures_total": restored.failures_total,
+            }
+        )
+        return
+    click.echo(
+        f"{counted(restored.files, 'file')}, {bytes_text(restored.bytes)} in {plan.target} ({duration_text(seconds)})"
+    )
+    _show_gaps(plan)
+    if restored.failures_total:
+        what = counted(restored.failures_total, "thing is", "things are")
+        click.echo(f"! {what} not back, or not exactly:", err=True)
+    for failure in restored.failures[:FAILURES_SHOWN_MAX]:
+        click.echo(f"    {path_text(failure.path) or '.'}: {failure.reason}", err=True)
+    if restored.failures_total > FAILURES_SHOWN_MAX:
+        click.echo(f"    and {restored.failures_total - FAILURES_SHOWN_MAX:,} more (--json names them)", err=True)

@@ -1,0 +1,117 @@
+"""``holdfast vault list``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast.console.emit import emit, json_option
+from holdfast.console.vault_choice import vault_options
+
+if TYPE_CHECKING:
+    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.vault.repository import SnapshotName, Vault
+
+
+@click.command("list")
+@click.option("--last", default=0, metavar="N", help="Only the N newest.")
+@click.option("--vaults", is_flag=True, help="Not snapshots: the vaults known on this machine.")
+@vault_options
+@json_option
+def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) -> None:
+    """The snapshots of a vault, oldest first: when, of what, how much, and how many things are missing in each.
+
+    Without an identity (on a machine that may only add) names and times are all there is to see.
+
+    \b
+    Example:
+      holdfast vault list --last 10
+      holdfast vault list --json | jq -r '.snapshots[-1].taken_at'
+    """
+    if vaults:
+        _vaults(as_json)
+        return
+    from holdfast.console.vault_open import opened
+    from holdfast.errors import ExitStatus
+
+    with opened(choice, read=False) as at:
+        names = at.vault.snapshots()
+        shown = names[-last:] if last > 0 else names
+        rows = [_row(at.vault, name, readable=bool(at.vault.readers)) for name in shown]
+        place = at.place
+        readable = bool(at.vault.readers)
+    if as_json:
+        emit({"vault": place.name, "location": place.location, "total": len(names), "snapshots": rows})
+    elif not names:
+        click.echo(f"{place.name} has no snapshot yet. Make one: holdfast vault backup")
+    else:
+        _show(rows, len(names), readable)
+    if any(row.get("damaged") for row in rows):
+        raise SystemExit(int(ExitStatus.DIFFERENCES))
+
+
+def _row(vault: Vault, name: SnapshotName, *, readable: bool) -> dict[str, Any]:
+    from holdfast.console.words import iso_text
+    from holdfast.vault.faults import SnapshotUnknown, VaultDamaged
+
+    row: dict[str, Any] = {
+        "snapshot": name.short,
+        "taken_at": iso_text(name.taken_at_ns),
+        "taken_at_ns": name.taken_at_ns,
+        "age_seconds": round(time.time() - name.taken_at_ns / 1e9),
+    }
+    if not readable:
+        return row
+    try:
+        snapshot = vault.snapshot(name)
+    except (SnapshotUnknown, VaultDamaged) as error:
+        return {**row, "damaged": error.message}
+    row.update(
+        machine=snapshot.machine,
+        trees=[tree.name for tree in snapshot.trees],
+        files=snapshot.files,
+        bytes=snapshot.bytes,
+        gaps=snapshot.gaps_total,
+    )
+    return row
+
+
+def _show(rows: list[dict[str, Any]], total: int, readable: bool) -> None:
+    from holdfast.console.words import bytes_text, duration_text, time_text
+
+    if len(rows) < total:
+        click.echo(f"({total - len(rows):,} older ones are not shown)")
+    head = f"{'snapshot':8}  {'taken':23}  {'age':>8}"
+    click.echo(head + (f"  {'files':>9}  {'bytes':>8}  {'gaps':>4}  trees" if readable else ""))
+    for row in rows:
+        age = duration_text(max(row["age_seconds"], 0))
+        line = f"{row['snapshot'][:8]}  {time_text(row['taken_at_ns']):23}  {age:>8}"
+        if "damaged" in row:
+            line += f"  DAMAGED: {row['damaged']}"
+        elif readable:
+            trees = row["trees"][0] if len(row["trees"]) == 1 else len(row["trees"])
+            line += f"  {row['files']:>9,}  {bytes_text(row['bytes']):>8}  {row['gaps'] or '':>4}  {trees}"
+        click.echo(line)
+    if not readable:
+        click.echo("What is in them takes an identity: --identity FILE.")
+
+
+def _vaults(as_json: bool) -> None:
+    from holdfast.console.vault_choice import known_vaults
+
+    known = known_vaults()
+    if as_json:
+        emit(
+            [
+                {"vault": name, "location": vault.location, "key": vault.key, "identity": vault.identity or None}
+                for name, vault in known.items()
+            ]
+        )
+        return
+    for name, vault in known.items():
+        click.echo(f"{name:16} {vault.location}")
+        click.echo(f"{'':16} writer key {vault.key or '-'}, identity {vault.identity or '-'}")
+    if not known:
+        click.echo("No vault is known here. Make one: holdfast vault init LOCATION")
