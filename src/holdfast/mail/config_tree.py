@@ -11,6 +11,7 @@ from holdfast.mail.dovecot_layout import merged
 from holdfast.mail.files import PARTIAL_SUFFIX
 from holdfast.mail.port import Protection
 from holdfast.mail.processes import below
+from holdfast.mail.secrets import of_filters
 from holdfast.mail.settings import MailSettings
 from holdfast.trees.spec import TreeSpec
 
@@ -47,6 +48,7 @@ def config_trees(
     named = {path for protection in protections for path in protection.config_paths} | set(settings.config_paths)
     named |= {os.path.join(etc, name) for name in COMPANIONS if os.path.exists(os.path.join(etc, name))}
     wanted = {path for path in map(os.path.normpath, _with_targets(named)) if not _own(path, etc)}
+    wanted |= {secret.path for secret in of_filters(Path(etc)) if os.path.exists(secret.path)}
     if any(below(path, f"{etc}/letsencrypt") for path in wanted):
         wanted.add(f"{etc}/letsencrypt")  # live/ is links into archive/, and renewal/ belongs to both
     roots = [tree.root for tree in data]

@@ -18,6 +18,7 @@ from holdfast.mail.dovecot_layout import Layout, Listener, accounts_in, layout, 
 from holdfast.mail.files import read_or_none
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
 from holdfast.mail.roots import by_device, folder_of
+from holdfast.mail.secrets import Secret, of_dovecot
 from holdfast.mail.settings import DovecotSettings, ProbeSettings
 from holdfast.mail.supervise import START_SECONDS_MAX, SYSTEMD, Units
 from holdfast.trees.spec import TreeSpec
@@ -58,15 +59,20 @@ class Dovecot:
     async def layout(self, *, fresh: bool = True) -> Layout:
         """The configuration as it is now, or as last read. Raises ConfigurationError when doveconf refuses it."""
         if fresh or self._layout is None:
-            text = await self._doveconf("-n", "-P")
             basics = await self._doveconf("protocols", "base_dir", "state_dir", "libexec_dir")
-            root = doveconf.parse(text)
+            root = await self._changed_settings()
             parsed_basics = doveconf.parse(basics)
             root.settings = {**parsed_basics.settings, **root.settings}
             root.sections += [s for s in parsed_basics.sections if not any(root.of(s.kind))]
             texts = {path: _text(path) for path in passwd_files(root)}
             self._layout = layout(root, texts)
         return self._layout
+
+    async def _changed_settings(self) -> doveconf.Section:
+        return doveconf.parse(await self._doveconf("-n", "-P"))
+
+    async def secrets(self) -> tuple[Secret, ...]:
+        return of_dovecot(await self._changed_settings())
 
     async def _doveconf(self, *arguments: str) -> str:
         argv = ["doveconf", "-c", self._settings.config, *arguments]

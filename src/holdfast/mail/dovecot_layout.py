@@ -197,9 +197,9 @@ def passwd_files(root: Section) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for path in found if "%" not in path))
 
 
-def homes_in(passwd_text: str) -> list[str]:
+def homes_by_account(passwd_text: str) -> dict[str, str]:
     """Home directories in a passwd-file: the sixth field, or ``userdb_home`` among the extra ones."""
-    homes = []
+    homes = {}
     for line in passwd_text.splitlines():
         fields = line.split(":", 7)
         if line.startswith("#") or len(fields) < 2:
@@ -207,8 +207,13 @@ def homes_in(passwd_text: str) -> list[str]:
         extra = dict(_KEYED.findall(fields[7])) if len(fields) > 7 else {}
         home = extra.get("userdb_home") or (fields[5] if len(fields) > 5 else "")
         if home.startswith("/"):
-            homes.append(home.replace("/./", "/"))
+            homes[fields[0]] = home.replace("/./", "/")
     return homes
+
+
+def homes_in(passwd_text: str) -> list[str]:
+    """The homes alone."""
+    return list(homes_by_account(passwd_text).values())
 
 
 def accounts_in(passwd_text: str) -> list[str]:

@@ -151,12 +151,18 @@ def read(directory: Path) -> Manifest | None:
     """The manifest in *directory*; None when there is none. Raises ConfigurationError when it cannot be read."""
     path = directory / MANIFEST_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        return decode(path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
+
+
+def decode(content: bytes, source: str) -> Manifest:
+    """Raises ConfigurationError naming *source*."""
+    try:
+        return msgspec.json.decode(content, type=Manifest)
     except msgspec.DecodeError as error:
         raise ConfigurationError(
-            f"{path}: {error}",
+            f"{source}: {error}",
             hint="It is generated: it is written anew by the primary's agent; both agents should be of one version.",
         ) from error
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError
+from holdfast.mail.secrets import Secret
 from holdfast.trees.spec import TreeSpec
 
 
@@ -126,6 +127,10 @@ class Service(Protocol):
 
     async def protection(self) -> Protection:
         """Read the configuration as it is now. Raises ConfigurationError when it cannot be read or gives no root."""
+        ...
+
+    async def secrets(self) -> tuple[Secret, ...]:
+        """Files without which it cannot do its work, as configured now. Raises ConfigurationError."""
         ...
 
     async def warm(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from holdfast.mail.files import read_or_none, write_whole
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
 from holdfast.mail.postfix_maps import Compiler, Table, named_files, tables
 from holdfast.mail.postfix_render import parse_overrides, render
+from holdfast.mail.secrets import Secret, of_postfix
 from holdfast.mail.settings import PostfixSettings, ProbeSettings
 from holdfast.mail.supervise import START_SECONDS_MAX, SYSTEMD, Units
 from holdfast.trees.spec import TreeSpec
@@ -134,6 +135,9 @@ class Postfix:
             overrides=(self._settings.overrides,),
             rendered=(str(self._main),),
         )
+
+    async def secrets(self) -> tuple[Secret, ...]:
+        return of_postfix((await self.layout()).settings)
 
     def own_values(self) -> dict[str, str]:
         """This machine's overrides of main.cf; empty when there is no such file."""

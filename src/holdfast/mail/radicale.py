@@ -20,6 +20,7 @@ from holdfast.mail import probes, processes
 from holdfast.mail.files import read_or_none, write_whole
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
 from holdfast.mail.roots import folder_of
+from holdfast.mail.secrets import Secret, SecretKind
 from holdfast.mail.settings import ProbeSettings, RadicaleSettings
 from holdfast.mail.supervise import START_SECONDS_MAX, SYSTEMD, Units
 from holdfast.trees.spec import TreeSpec
@@ -48,6 +49,9 @@ class RadicaleLayout(Struct, frozen=True):
     tls: bool
     files: tuple[str, ...]
     """Files the configuration names: users, rights, certificates."""
+    users_file: str = ""
+    """Of an htpasswd file; empty where users come from elsewhere."""
+    key_file: str = ""
 
 
 def parse(text: str) -> RadicaleLayout:
@@ -74,6 +78,10 @@ def parse(text: str) -> RadicaleLayout:
         hosts=tuple(_host(word) for word in re.split(r"[,\s]+", hosts) if word),
         tls=parser.getboolean("server", "ssl", fallback=False),
         files=tuple(sorted(set(files))),
+        users_file=os.path.expanduser(parser.get("auth", "htpasswd_filename", fallback="/etc/radicale/users"))
+        if parser.get("auth", "type", fallback="") == "htpasswd"
+        else "",
+        key_file=os.path.expanduser(parser.get("server", "key", fallback="")),
     )
 
 
@@ -126,6 +134,12 @@ class Radicale:
         found = self.layout()
         tree = TreeSpec(name="groupware", root=os.path.realpath(found.storage), exclude=EXCLUDE).checked()
         return Protection(trees=(tree,), config_paths=(folder_of(self._settings.config), *found.files))
+
+    async def secrets(self) -> tuple[Secret, ...]:
+        found = self.layout()
+        named = [Secret(SecretKind.PASSWORDS, found.users_file, "radicale htpasswd_filename")]
+        named.append(Secret(SecretKind.TLS, found.key_file if found.tls else "", "radicale key"))
+        return tuple(secret for secret in named if secret.path)
 
     async def warm(self) -> tuple[str, ...]:
         return ()

@@ -16,6 +16,7 @@ from holdfast.errors import ConfigurationError, HoldfastError
 from holdfast.mail import packages
 from holdfast.mail.config_tree import config_trees
 from holdfast.mail.dovecot import Dovecot
+from holdfast.mail.inventory import OWN_FOLDER, Inventory
 from holdfast.mail.outputs import Outputs
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Service, ServiceFailed
 from holdfast.mail.postfix import Postfix
@@ -23,6 +24,7 @@ from holdfast.mail.postfix_render import canonical
 from holdfast.mail.radicale import Radicale
 from holdfast.mail.settings import MailSettings, ServiceName
 from holdfast.mail.supervise import SYSTEMD
+from holdfast.mail.take_inventory import take_inventory
 from holdfast.trees.spec import TreeSpec
 
 STOP_ORDER: Final[tuple[ServiceName, ...]] = ("postfix", "dovecot", "radicale")
@@ -139,6 +141,15 @@ class MailSite:
                 environments.append(packages.environment_of(radicale.command()[0]))
         return await packages.collect(
             self._commands, environments=[e for e in environments if e], more=self._settings.software_packages
+        )
+
+    async def inventory(self, *, own_folder: str = OWN_FOLDER) -> Inventory:
+        """What a restore of this machine needs beside its files: see the module ``inventory``.
+
+        Raises ConfigurationError when a service's configuration cannot be read.
+        """
+        return await take_inventory(
+            self.services, self._settings, (await self.protection()).trees, self.software_directory, own_folder
         )
 
     async def software_differences(self) -> tuple[packages.Difference, ...] | None:

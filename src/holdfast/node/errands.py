@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from holdfast.errors import HoldfastError
-from holdfast.mail import packages
+from holdfast.mail import inventory, packages
 from holdfast.mail.site import MailSite
 from holdfast.node.history import History
 
@@ -17,7 +17,8 @@ MANIFEST_SECONDS: Final = 3600.0
 
 
 async def write_manifest(mail: MailSite, history: History) -> None:
-    """Bring the ``software`` tree up to date. A machine without dpkg has an empty one, and the history says why."""
+    """Bring the ``software`` tree up to date: the manifest, and the inventory of secrets. What cannot be made (there is
+    no dpkg here) is missing, and the history says why."""
     try:
         manifest = await mail.manifest()
     except HoldfastError as error:
@@ -25,6 +26,12 @@ async def write_manifest(mail: MailSite, history: History) -> None:
         history.record("the software manifest could not be written", error.message)
         return
     await asyncio.to_thread(packages.write, manifest, mail.software_directory)
+    try:
+        taken = await mail.inventory()
+    except HoldfastError as error:
+        history.record("the inventory of secrets could not be written", error.message)
+        return
+    await asyncio.to_thread(inventory.write, taken, mail.software_directory)
 
 
 async def run_errands(mail: MailSite, history: History) -> None:
