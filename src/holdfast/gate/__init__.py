@@ -1,0 +1,34 @@
+"""Gates: what is acknowledged through one is in the log, on two machines at least, before the acknowledgement leaves.
+
+A gate stands between two programs that speak a mail protocol, passes their bytes, and holds back the answers that
+promise something until the barrier has passed: everything done up to now is in the log.
+
+::
+
+    Postfix --LMTP--> LMTP gate --LMTP--> Dovecot
+                        |  250 of Dovecot: held
+                        +--- barrier (the agent's socket) ---> passed: the 250 goes on
+                                                               failed: 451, Postfix keeps the message
+
+``stream``      lines and message contents in a byte stream: strict about CR and LF; pure
+``lmtp``        one LMTP session between client and server: what goes where, what is held; pure (no sockets, no clock)
+``deliveries``  which message reached which recipient: the journal that makes a retry harmless
+``barrier``     many waiters, one barrier at a time, through the agent's socket
+``serve``       sockets around it: one process, many sessions
+
+**The LMTP gate's promise.** A delivery answered with 2xx is in the log on two machines, and so is the note that it was
+delivered. A message comes to a recipient once, however often the client repeats it:
+
+* Every message has a *delivery id*: the header ``Holdfast-Delivery`` that the first Postfix of the site wrote into it;
+  without that header the digest of its whole header, which holds that Postfix's own ``Received`` line (queue id, time)
+  and is the same in every retry out of that queue.
+* Before anything is delivered, the journal says which id is meant for whom (*intent*); after the server's answer, who
+  has it (*done*). The journal lies in a protected tree, so a standby has it with the mailboxes it belongs to.
+* A recipient whose id is *done* is answered 250 without a second delivery; the barrier is waited for again. A
+  recipient with an intent and no outcome (the machine died in between) is looked up in the mail store.
+
+**What it does not promise.** It adds the log's latency to each delivery, and no throughput is lost by it as long as the
+client keeps several connections open: Postfix does. Nothing is stored in the gate: killed at any moment, the client
+has no answer and delivers again. It refuses what cannot pass unchanged through two readers: a bare LF in a content
+(554), because Dovecot takes LF alone for the end of a line and the two would disagree about where a message ends.
+"""
