@@ -33,7 +33,7 @@ def test_a_key_is_there_and_protected_or_a_restore_would_lack_it(tmp_path: Path)
     }
     gaps = Inventory(format=1, secrets=found).gaps()
     assert len(gaps) == 3
-    assert all("without their certificate" in words for words in gaps)
+    assert all("without their certificate" in gap.words for gap in gaps)
 
 
 def test_a_link_needs_its_target_too(tmp_path: Path) -> None:

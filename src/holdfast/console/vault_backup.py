@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.console.vault_open import OpenedVault
     from holdfast.trees.spec import Tree
     from holdfast.vault.backup import BackupResult
+    from holdfast.vault.record import Gap
 
 GAPS_SHOWN_MAX: Final = 20
 
@@ -24,6 +25,7 @@ class _Work(NamedTuple):
     machine: str
     trees: tuple[Tree, ...]
     warnings: tuple[str, ...]
+    gaps: tuple[Gap, ...] = ()
 
 
 @click.command()
@@ -91,7 +93,7 @@ def _work(paths: tuple[str, ...], exclude: tuple[str, ...], machine: str, locati
     from holdfast.console.vault_site import site_trees
 
     site = site_trees(configuration)
-    return _Work(machine or site.machine, site.trees, site.warnings)
+    return _Work(machine or site.machine, site.trees, site.warnings, site.gaps)
 
 
 def _backed_up(at: OpenedVault, work: _Work, progress: Progress) -> BackupResult:
@@ -104,7 +106,11 @@ def _backed_up(at: OpenedVault, work: _Work, progress: Progress) -> BackupResult
     if not progress.total_bytes and progress.shown:
         _count_beside(work.trees, progress)
     result = backup_trees(
-        at.vault, work.trees, work.machine, progress=lambda counts: progress.at(counts.bytes, counts.files)
+        at.vault,
+        work.trees,
+        work.machine,
+        progress=lambda counts: progress.at(counts.bytes, counts.files),
+        known_gaps=work.gaps,
     )
     catalog.set_number(fact, result.snapshot.bytes)
     return result

@@ -46,14 +46,16 @@ def show(path: str, at: str, tree: str, gaps: bool, choice: VaultChoice, as_json
         name = snapshot_at(vault, at)
         snapshot = vault.snapshot(name)
         if gaps or not (path or tree):
-            _summary(name, snapshot, gaps, as_json)
+            _summary(vault, name, snapshot, gaps, as_json)
         else:
             _thing(vault, name, path_in(snapshot, path, tree), as_json)
 
 
-def _summary(name: SnapshotName, snapshot: Snapshot, gaps: bool, as_json: bool) -> None:
+def _summary(vault: Vault, name: SnapshotName, snapshot: Snapshot, gaps: bool, as_json: bool) -> None:
     from holdfast.console.words import ago_text, bytes_text, counted, iso_text, path_text, time_text
+    from holdfast.mail.vault_inventory import completeness
 
+    whole = completeness(snapshot.trees, vault.content)
     if as_json:
         emit(
             {
@@ -67,6 +69,11 @@ def _summary(name: SnapshotName, snapshot: Snapshot, gaps: bool, as_json: bool) 
                 "skipped": snapshot.skipped_total,
                 "gaps": [{"tree": g.tree, "path": path_text(g.path), "reason": g.reason} for g in snapshot.gaps],
                 "gaps_total": snapshot.gaps_total,
+                "secrets": [
+                    {"kind": s.need.kind, "path": s.need.path, "named_by": s.need.named_by, "state": s.state}
+                    for s in whole.secrets
+                ],
+                "lacks": list(whole.gaps),
             }
         )
         return
@@ -82,6 +89,11 @@ def _summary(name: SnapshotName, snapshot: Snapshot, gaps: bool, as_json: bool) 
         click.echo(
             f"left out  {counted(snapshot.skipped_total, 'socket, fifo or device', 'sockets, fifos or devices')}"
         )
+    if whole.known:
+        present = sum(secret.state == "present" for secret in whole.secrets)
+        click.echo(f"secrets   {present} of {len(whole.secrets)} (keys, password files, logins) are in it")
+    for words in whole.gaps:
+        click.echo(f"! lacks   {words}")
     if snapshot.gaps_total:
         click.echo(f"gaps      {counted(snapshot.gaps_total, 'thing')} not in it, or not for sure")
     for gap in snapshot.gaps if gaps else ():

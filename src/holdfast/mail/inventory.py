@@ -42,9 +42,15 @@ class Weight(StrEnum):
 
 
 class Finding(Struct, frozen=True):
-    """Something that refers to what is not there."""
+    """Something that refers to what is not there. *subject*: a path or a name."""
 
     weight: Weight
+    words: str
+    subject: str = ""
+
+
+class InventoryGap(Struct, frozen=True):
+    path: str
     words: str
 
 
@@ -120,10 +126,11 @@ class Inventory(Struct, frozen=True):
     configuration: str = ""
     """The text of ``holdfast.toml``; empty where there is none."""
 
-    def gaps(self) -> tuple[str, ...]:
-        """What a restore of this would lack, in sentences: the machine's own view, before any snapshot."""
-        missing = (words for need in self.secrets if (words := _lack(need)))
-        return (*missing, *(finding.words for finding in self.findings if finding.weight is Weight.GAP))
+    def gaps(self) -> tuple[InventoryGap, ...]:
+        """What a restore of this would lack: the machine's own view, before any snapshot."""
+        missing = (InventoryGap(need.path, words) for need in self.secrets if (words := _lack(need)))
+        found = (InventoryGap(f.subject, f.words) for f in self.findings if f.weight is Weight.GAP)
+        return (*missing, *found)
 
     def remarks(self) -> tuple[str, ...]:
         return tuple(finding.words for finding in self.findings if finding.weight is Weight.REMARK)
@@ -254,7 +261,9 @@ def accounts_with(
 def account_findings(accounts: Iterable[Account]) -> tuple[Finding, ...]:
     accounts = list(accounts)
     gone = [
-        Finding(Weight.GAP, f"account {account.name} had a store and has none: {', '.join(account.places)}")
+        Finding(
+            Weight.GAP, f"account {account.name} had a store and has none: {', '.join(account.places)}", account.name
+        )
         for account in accounts
         if account.state is AccountState.GONE
     ]

@@ -82,7 +82,7 @@ def _with_dumps(secrets: set[Secret], settings: MailSettings, directory: Path, f
     if any(secret.named_by in _DATABASES for secret in secrets):
         if not dumps:
             words = "accounts and passwords are in a database, and no [[mail.outputs]] dumps it: nobody could log in"
-            findings.append(Finding(Weight.GAP, words))
+            findings.append(Finding(Weight.GAP, words, "accounts"))
         found |= dumps
     return found
 

@@ -10,7 +10,7 @@ from holdfast.errors import ExitStatus, Refused
 from holdfast.trees.spec import Tree
 from holdfast.vault.faults import ClockWrong
 from holdfast.vault.known import Known
-from holdfast.vault.record import Snapshot
+from holdfast.vault.record import Gap, Snapshot
 from holdfast.vault.repository import SnapshotName, Vault
 from holdfast.vault.scan import Counts, Scanner, scan_trees
 from holdfast.vault.writer import Writer
@@ -50,8 +50,11 @@ def backup_trees(
     clocks: Clocks | None = None,
     grace_seconds: float = GRACE_SECONDS,
     progress: Callable[[Counts], None] | None = None,
+    known_gaps: Sequence[Gap] = (),
 ) -> BackupResult:
     """Add a snapshot of *trees* as they stand. What could not be read is named in its gaps; the exit status says so.
+
+    *known_gaps*: what is known to be missing without looking (keys that no tree holds).
 
     Interrupted at any point it leaves the vault as it was, and what it stored is found by the next one. Raises
     WrongKey (open for reading only), ClockWrong, Refused (no tree at all could be read; it took too long beside a
@@ -75,8 +78,8 @@ def backup_trees(
             trees=roots,
             files=counts.files,
             bytes=counts.bytes,
-            gaps=tuple(counts.gaps),
-            gaps_total=counts.gaps_total,
+            gaps=(*known_gaps, *counts.gaps),
+            gaps_total=len(known_gaps) + counts.gaps_total,
             skipped_total=counts.skipped,
         )
         writer.flush()
