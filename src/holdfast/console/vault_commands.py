@@ -17,6 +17,7 @@ class _VaultGroup(LateGroup):
         "backup": Late(_HERE + "vault_backup", "backup", "Add a snapshot of this site's trees, or of any folder."),
         "list": Late(_HERE + "vault_list", "list_snapshots", "The snapshots: when, what, how much, what is missing."),
         "show": Late(_HERE + "vault_show", "show", "A snapshot, a directory in it, or a file's contents."),
+        "find": Late(_HERE + "vault_find", "find", "Messages, events and contacts in all snapshots, deleted ones too."),
         "diff": Late(_HERE + "vault_diff", "diff", "What changed between two snapshots."),
         "verify": Late(_HERE + "vault_verify", "verify", "Is what the snapshots list really there?"),
         "prune": Late(_HERE + "vault_prune", "prune", "Drop old snapshots by rules; plan, show, execute."),

@@ -1,0 +1,314 @@
+"""A moment's boxes and the messages in them, read from the vault's directories."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from holdfast.changes.exchange import EntryKind
+from holdfast.mail import mailboxes, stored
+from holdfast.mail.dovecot_index import MAP_EXTENSION, MDBOX_EXTENSION, Index, IndexUnreadable, read_index
+from holdfast.mail.mailboxes import Accounts, Format, Mailbox
+from holdfast.mail.stored import Unreadable
+from holdfast.vault.faults import VaultDamaged
+from holdfast.vault.objects import CONTENT_BYTES_MAX
+from holdfast.vault.record import Entry, Read, TreeRoot, entries_of, split_ids
+
+NO_MAIL: Final = re.compile(r"config(-\d+)?|software|outputs|groupware|queue")
+"""Names of trees in which nobody keeps mailboxes."""
+INDEX_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Of a folder's index files: fifty times those of a folder with 100,000 messages."""
+IDENTITY_BYTES: Final = 16
+MAPS_KEPT_MAX: Final = 16
+"""Of mdbox stores, read and held: one is 100 bytes a message."""
+
+
+class Moment(NamedTuple):
+    """The trees as they stood once. *label*: what people type to mean it. *read*: gives contents by id."""
+
+    label: str
+    at_ns: int
+    trees: tuple[TreeRoot, ...]
+    read: Read
+
+
+class Box(NamedTuple):
+    """One folder. *state*: differs when anything in it differs. *directories*: where its messages stand."""
+
+    tree: str
+    account: str
+    mailbox: Mailbox
+    state: bytes
+    directories: tuple[tuple[bytes, Entry], ...]
+    """Maildir: ``cur`` and ``new``; dbox: ``dbox-Mails``, mdbox: and ``storage``; each with its path in the tree."""
+    keywords: bytes
+    """Maildir: the content of ``dovecot-keywords``."""
+
+
+class Stored(NamedTuple):
+    """One message. *key*: stays while it is in the folder. *path*: its file in the tree; *content*: the file's ids;
+    *at*, *length*: where in an mdbox file it stands (0, 0: the file is the message)."""
+
+    key: bytes
+    path: bytes
+    content: bytes
+    size: int
+    mtime_ns: int
+    flags: tuple[str, ...]
+    at: int = 0
+    length: int = 0
+
+    @property
+    def identity(self) -> bytes:
+        """The same for the same bytes in the same kind of file."""
+        if not self.length:
+            if len(self.content) == IDENTITY_BYTES:
+                return self.content
+            return blake3(self.content).digest(length=IDENTITY_BYTES)
+        first, ids = self._span()
+        return blake3(b"%d %d " % (self.at - first * CONTENT_BYTES_MAX, self.length) + b"".join(ids)).digest(
+            length=IDENTITY_BYTES
+        )
+
+    def _span(self) -> tuple[int, list[bytes]]:
+        first = self.at // CONTENT_BYTES_MAX
+        return first, split_ids(self.content)[first : (self.at + self.length - 1) // CONTENT_BYTES_MAX + 1]
+
+    def raw(self, read: Read) -> bytes:
+        """Its bytes in the file. Raises VaultDamaged."""
+        if not self.length:
+            return b"".join(read(content_id) for content_id in split_ids(self.content))
+        first, ids = self._span()
+        begin = self.at - first * CONTENT_BYTES_MAX
+        return b"".join(read(content_id) for content_id in ids)[begin : begin + self.length]
+
+
+class Message(NamedTuple):
+    """A message's own bytes, as they were received."""
+
+    content: bytes
+    received_s: int
+
+
+def message(form: Format, found: Stored, read: Read) -> Message | Unreadable:
+    """The whole message. Raises VaultDamaged."""
+    raw = found.raw(read)
+    received_s = found.mtime_ns // 10**9
+    if form is not Format.MAILDIR:
+        part = stored.dbox_message(b"2 M1e C0\n" + raw if found.length else raw)
+        if isinstance(part, Unreadable):
+            return part
+        raw = part.stored
+        received_s = part.received_s if part.received_s is not None else received_s
+    plain = stored.plain(raw)
+    return plain if isinstance(plain, Unreadable) else Message(plain, received_s)
+
+
+class Problems:
+    """What could not be read on the way: by place, once each."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, str] = {}
+
+    def add(self, where: str, what: str) -> None:
+        self.named.setdefault(where, what)
+
+
+class Boxes:
+    """Finds the boxes of moments, one moment after the other; what did not change between two is not read again."""
+
+    def __init__(self, accounts: Accounts, problems: Problems) -> None:
+        self.accounts = accounts
+        self.problems = problems
+        self._memo: dict[tuple[str, bytes], tuple[bytes, tuple[Box, ...]]] = {}
+
+    def of(self, moment: Moment, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[Box]:
+        """In order of trees and paths. *wanted*: which accounts. Raises WrongKey; damage is noted."""
+        for tree in moment.trees:
+            if not NO_MAIL.fullmatch(tree.name):
+                root = Entry(b"", EntryKind.DIRECTORY, tree.meta, 0, tree.content)
+                for box in _Walk(self, tree, moment.read).directory(root, b"", None, None):
+                    if wanted(box.account):
+                        yield box
+
+    def known(self, tree: str, path: bytes, state: bytes) -> tuple[Box, ...] | None:
+        before = self._memo.get((tree, path))
+        return before[1] if before is not None and before[0] == state else None
+
+    def before(self, tree: str, path: bytes) -> tuple[Box, ...]:
+        """As they last were: what cannot be read must not pass for deleted."""
+        return self._memo.get((tree, path), (b"", ()))[1]
+
+    def keep(self, tree: str, path: bytes, state: bytes, found: tuple[Box, ...]) -> None:
+        self._memo[tree, path] = state, found
+
+
+class _Walk:
+    """One tree of one moment."""
+
+    def __init__(self, boxes: Boxes, tree: TreeRoot, read: Read) -> None:
+        self._boxes = boxes
+        self._tree = tree
+        self._read = read
+
+    def directory(
+        self, entry: Entry, path: bytes, maildir_root: bytes | None, storage: Entry | None
+    ) -> tuple[Box, ...]:
+        """Boxes at and below *path*. *maildir_root*: of the account whose Maildir this is in; *storage*: of mdbox."""
+        state = entry.content + b"/" + (storage.content if storage is not None else b"")
+        known = self._boxes.known(self._tree.name, path, state)
+        if known is not None:
+            return known
+        try:
+            inside = {e.name: e for e in entries_of(entry.content, self._read)}
+        except VaultDamaged as error:
+            self._boxes.problems.add(f"{self._tree.name}:{os.fsdecode(path)}", error.message)
+            return self._boxes.before(self._tree.name, path)
+        directories = {name: e for name, e in inside.items() if e.kind is EntryKind.DIRECTORY}
+        found: list[Box] = []
+        skipped = {mailboxes.DBOX_MAILS}
+        if mailboxes.is_maildir(directories):
+            here = mailboxes.maildir(path, maildir_root)
+            found.append(self._maildir(here, path, inside))
+            maildir_root = here.root
+            skipped |= {b"cur", b"new", b"tmp"}
+        if mailboxes.MAILBOXES in directories:
+            storage = directories.get(mailboxes.STORAGE)
+            skipped.add(mailboxes.STORAGE)
+        if (mails := directories.get(mailboxes.DBOX_MAILS)) is not None:
+            found += self._dbox(_below(path, mailboxes.DBOX_MAILS), mails, storage)
+        for name, child in directories.items():
+            if name not in skipped:
+                found += self.directory(child, _below(path, name), maildir_root, storage)
+        made = tuple(found)
+        self._boxes.keep(self._tree.name, path, state, made)
+        return made
+
+    def _account(self, root: bytes) -> str:
+        return self._boxes.accounts.account(_below(self._tree.root, root) if root else self._tree.root)
+
+    def _maildir(self, here: Mailbox, path: bytes, inside: dict[bytes, Entry]) -> Box:
+        directories = tuple((_below(path, name), inside[name]) for name in (b"cur", b"new"))
+        keywords = inside.get(b"dovecot-keywords")
+        words = keywords.content if keywords is not None and keywords.kind is EntryKind.FILE else b""
+        state = b"|".join([*(entry.content for _, entry in directories), words])
+        return Box(self._tree.name, self._account(here.root), here, state, directories, words)
+
+    def _dbox(self, path: bytes, mails: Entry, storage: Entry | None) -> list[Box]:
+        here = mailboxes.dbox(path, multi=storage is not None)
+        if here is None:
+            return []
+        directories = [(path, mails)]
+        if storage is not None:
+            directories.append((_below(here.root, mailboxes.STORAGE), storage))
+        state = b"|".join(entry.content for _, entry in directories)
+        return [Box(self._tree.name, self._account(here.root), here, state, tuple(directories), b"")]
+
+
+def _below(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name
+
+
+class Reader:
+    """The messages of boxes."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+        self._maps: dict[bytes, tuple[Index, dict[bytes, Entry]]] = {}
+
+    def messages(self, box: Box, read: Read) -> Iterator[Stored]:
+        """All of a box. Raises VaultDamaged (a directory, or an index, cannot be read), WrongKey."""
+        if box.mailbox.format is Format.MAILDIR:
+            yield from self.maildir(box, read)
+        elif box.mailbox.format is Format.SDBOX:
+            yield from self._sdbox(box, read)
+        else:
+            yield from self._mdbox(box, read)
+
+    def maildir(self, box: Box, read: Read, parts: frozenset[bytes] | None = None) -> Iterator[Stored]:
+        """*parts*: only what stands in these parts of the directories."""
+        words = mailboxes.maildir_keywords(_file(box.keywords, read)) if box.keywords else {}
+        for path, directory in box.directories:
+            chosen = [part for part in split_ids(directory.content) if parts is None or part in parts]
+            for entry in entries_of(b"".join(chosen), read):
+                if entry.kind is EntryKind.FILE and not entry.name.startswith(b"."):
+                    yield Stored(
+                        mailboxes.base_name(entry.name),
+                        _below(path, entry.name),
+                        entry.content,
+                        entry.size,
+                        entry.meta.mtime_ns,
+                        mailboxes.maildir_flags(entry.name, words),
+                    )
+
+    def _sdbox(self, box: Box, read: Read) -> Iterator[Stored]:
+        path, directory = box.directories[0]
+        files = {entry.name: entry for entry in entries_of(directory.content, read)}
+        index = self._index(box, files, b"dovecot.index", read)
+        uids = index.flags if index is not None else _uids_of(files)
+        for uid in uids:
+            entry = files.get(b"u.%d" % uid)
+            if entry is None or entry.kind is not EntryKind.FILE:
+                self._problems.add(_place(box), f"the index has message {uid}, and its file is not there")
+                continue
+            flags = index.imap_flags(uid) if index is not None else ()
+            key = b"%d.%d" % (index.uid_validity if index is not None else 0, uid)
+            yield Stored(key, _below(path, entry.name), entry.content, entry.size, entry.meta.mtime_ns, flags)
+
+    def _mdbox(self, box: Box, read: Read) -> Iterator[Stored]:
+        files = {entry.name: entry for entry in entries_of(box.directories[0][1].content, read)}
+        index = self._index(box, files, b"dovecot.index", read)
+        mapped = self._map(box, read)
+        if index is None or mapped is None:
+            return
+        places, storage = mapped[0].values(MAP_EXTENSION), mapped[1]
+        for uid, value in index.values(MDBOX_EXTENSION).items():
+            place = places.get(int.from_bytes(value[:4], "little"), b"")
+            number, at, length = (int.from_bytes(place[i : i + 4], "little") for i in (0, 4, 8))
+            entry = storage.get(b"m.%d" % number)
+            if entry is None or not length or at + length > entry.size:
+                self._problems.add(_place(box), f"message {uid} is not where the map of storage/ says")
+                continue
+            path = _below(box.directories[1][0], entry.name)
+            key = b"%d.%d" % (index.uid_validity, uid)
+            flags = index.imap_flags(uid)
+            yield Stored(key, path, entry.content, entry.size, entry.meta.mtime_ns, flags, at, length)
+
+    def _map(self, box: Box, read: Read) -> tuple[Index, dict[bytes, Entry]] | None:
+        content = box.directories[1][1].content
+        if content not in self._maps:
+            files = {entry.name: entry for entry in entries_of(content, read)}
+            index = self._index(box, files, b"dovecot.map.index", read)
+            if index is None:
+                return None
+            if len(self._maps) >= MAPS_KEPT_MAX:
+                self._maps.clear()
+            self._maps[content] = index, files
+        return self._maps[content]
+
+    def _index(self, box: Box, files: dict[bytes, Entry], name: bytes, read: Read) -> Index | None:
+        wanted = [files.get(name + suffix) for suffix in (b"", b".log", b".log.2")]
+        try:
+            if sum(entry.size for entry in wanted if entry is not None) > INDEX_BYTES_MAX:
+                raise IndexUnreadable("it is larger than any index should be")
+            return read_index(*(None if entry is None else _file(entry.content, read) for entry in wanted))
+        except (IndexUnreadable, VaultDamaged) as error:
+            self._problems.add(_place(box), f"{name.decode()}: {error.message}")
+            return None
+
+
+def _uids_of(files: dict[bytes, Entry]) -> list[int]:
+    """Where no index can be read: the files themselves."""
+    return sorted(int(name[2:]) for name in files if name.startswith(b"u.") and name[2:].isdigit())
+
+
+def _file(content: bytes, read: Read) -> bytes:
+    return b"".join(read(content_id) for content_id in split_ids(content))
+
+
+def _place(box: Box) -> str:
+    return f"{box.account}, {box.mailbox.folder}"
