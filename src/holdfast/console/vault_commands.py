@@ -21,6 +21,7 @@ class _VaultGroup(LateGroup):
         "diff": Late(_HERE + "vault_diff", "diff", "What changed between two snapshots."),
         "verify": Late(_HERE + "vault_verify", "verify", "Is what the snapshots list really there?"),
         "prune": Late(_HERE + "vault_prune", "prune", "Drop old snapshots by rules; plan, show, execute."),
+        "keys": Late(_HERE + "vault_keys", "keys", "Who can read; the page for the safe; a test of that page."),
     }
 
 
