@@ -44,6 +44,7 @@ docs: setup  ## write the generated pages anew
 chaos: setup  ## long runs: a million fuzzed frames, many seeds
 	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame
 	@HOLDFAST_EXAMPLES=400 $(PYTEST) tests/watch/test_anything.py tests/flow
+	@$(PYTHON) -m holdfast.drill.simulated_site --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED))
 
 clean:  ## remove the virtual environment and everything built
 	@rm -rf .venv build

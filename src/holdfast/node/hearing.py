@@ -56,7 +56,7 @@ class Hearing:
     def __init__(self, machines: Collection[str], session: str, now: float) -> None:
         """*machines*: all the others of the site."""
         self.session = session
-        self._others = tuple(machines)
+        self.others = tuple(machines)
         self._heard: dict[str, tuple[float, str, float]] = {}
         self._echoed: dict[str, float] = {}
         self._listening_since = now
@@ -76,7 +76,7 @@ class Hearing:
             self.session,
             now,
             {machine: (session, sent) for machine, (_, session, sent) in self._heard.items()},
-            {machine: self.silent_seconds(machine, now) for machine in self._others},
+            {machine: self.silent_seconds(machine, now) for machine in self.others},
         )
 
     def hear(self, machine: str, said: Said, now: float) -> None:
@@ -107,5 +107,5 @@ class Hearing:
     def confirmed_seconds(self, now: float) -> float:
         """How long ago the beat was sent that enough others have echoed; infinite before that."""
         sent = sorted(self._echoed.values(), reverse=True)
-        needed = confirmations(len(self._others))
+        needed = confirmations(len(self.others))
         return now - sent[needed - 1] if 0 < needed <= len(sent) else math.inf

@@ -21,8 +21,8 @@ another's while 2 s pass, and on the old primary's agent being run.
 less than the 0.5 s between the two limits, so two machines never answer when both agents run. A machine frozen as a
 whole and thawed after a takeover answers for at most ``ANSWER_SECONDS_MAX``, until its agent has looked once. An agent
 frozen alone, its mail software running, renews the address no more, and the kernel takes it away:
-``ADDRESS_SECONDS_MAX`` after its last beat at the latest; a takeover takes ``MISSING_SECONDS`` and what drain and
-promotion need, so two machines may answer for the difference, ``OVERLAP_SECONDS_MAX``.
+``ADDRESS_SECONDS_MAX`` after its last confirmed beat at the latest; a takeover comes ``MISSING_SECONDS`` after it at
+the earliest, so two machines may answer for the difference, ``OVERLAP_SECONDS_MAX``.
 
 Pure: ``guard`` feeds it and does what it says; ``docs/concepts/failover.md`` shows the tables.
 """
@@ -40,11 +40,14 @@ MISSING_SECONDS: Final = 2.0
 TICK_SECONDS: Final = 0.05
 RELEASE_SECONDS_MAX: Final = 0.3
 """Giving the address back is one message to the kernel (1 ms measured); a starved machine may need longer for it."""
+RENEW_SECONDS: Final = 1.0
+"""The address is renewed while the last confirmed beat is younger: what a beat and its echo take (two intervals and the
+way there and back), twice. Where the way takes longer, failover without a person is not for that network."""
 ADDRESS_SECONDS: Final = 2
 """How long the kernel keeps a service address that nobody renews. Whole seconds: it counts in them."""
-ADDRESS_SECONDS_MAX: Final = ADDRESS_SECONDS + 1.25
-"""It looks once a second (check_lifetime() of Linux' net/ipv4/devinet.c), and the last renewal may be as late as the
-first tick past the last beat."""
+ADDRESS_SECONDS_MAX: Final = RENEW_SECONDS + ADDRESS_SECONDS + 1.0
+"""From the sending of the last confirmed beat: the kernel looks once a second (check_lifetime() of Linux'
+net/ipv4/devinet.c)."""
 ANSWER_SECONDS_MAX: Final = TICK_SECONDS + RELEASE_SECONDS_MAX
 OVERLAP_SECONDS_MAX: Final = ADDRESS_SECONDS_MAX - MISSING_SECONDS
 FRESH_SECONDS: Final = 1.0
