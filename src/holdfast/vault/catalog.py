@@ -128,6 +128,12 @@ class Catalog:
     def close(self) -> None:
         self.db.close()
 
+    def take_over(self, other: Catalog) -> None:
+        """Be a copy of *other*; what stood here is gone."""
+        with self.db.backup("main", other.db, "main") as copy:
+            copy.step()
+        self._forget_seen()
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; VaultBusy when another process is in one."""

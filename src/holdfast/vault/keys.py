@@ -83,6 +83,7 @@ class Readers:
     """The identities somebody holds; none is fine for who only writes."""
 
     def __init__(self, identities: tuple[str, ...] = ()) -> None:
+        self.texts = identities
         try:
             self._identities = [pyrage.x25519.Identity.from_str(identity) for identity in identities]
         except pyrage.IdentityError as error:

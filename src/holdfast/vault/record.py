@@ -64,6 +64,7 @@ class Snapshot(Struct, frozen=True):
     trees: tuple[TreeRoot, ...]
     files: int
     bytes: int
+    """Both -1: not counted, in an instant between snapshots. A snapshot from the log counts hard links once."""
     gaps: tuple[Gap, ...] = ()
     gaps_total: int = 0
     skipped_total: int = 0
