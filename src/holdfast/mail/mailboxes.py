@@ -4,9 +4,11 @@ Three formats of Dovecot are known by what stands in a directory
 (https://doc.dovecot.org/2.3/configuration_manual/mail_location/):
 
 Maildir   a directory with ``cur`` and ``new``. Below the first one found (the INBOX) ``.A.B`` is the folder A.B
-          (Maildir++), ``A/B`` the folder A/B (``LAYOUT=fs``).
+          (Maildir++) and called A/B here, ``A/B`` the folder A/B (``LAYOUT=fs``).
 sdbox     ``mailboxes/A/B/dbox-Mails`` with ``u.<uid>``: the folder A/B.
 mdbox     the same without ``u.*``; the messages are in ``storage/m.*`` beside ``mailboxes``.
+
+A folder's name here has ``/`` between its levels, whatever the format and the server put there.
 
 Folder names on disk are in modified UTF-7 (RFC 3501 5.1.3), or in UTF-8 where the server is set so.
 Not known: ``LAYOUT=index`` (folders are then called by their GUIDs), ``DIRNAME``, dbox with ``INDEX`` elsewhere.
@@ -55,10 +57,16 @@ def maildir(path: bytes, root: bytes | None) -> Mailbox:
     if root is None:
         name = path.rpartition(b"/")[2]
         if name.startswith(b".") and name.lower() not in (b".maildir", b".mail"):  # the INBOX itself is elsewhere
-            return Mailbox(Format.MAILDIR, path.rpartition(b"/")[0], path, folder_name(name[1:]))
+            return Mailbox(Format.MAILDIR, path.rpartition(b"/")[0], path, _plus_plus(name))
         return Mailbox(Format.MAILDIR, path, path, "INBOX")
     below = path[len(root) + 1 :] if root else path
-    return Mailbox(Format.MAILDIR, root, path, folder_name(below.removeprefix(b".")))
+    folder = _plus_plus(below) if below.startswith(b".") else folder_name(below)
+    return Mailbox(Format.MAILDIR, root, path, folder)
+
+
+def _plus_plus(name: bytes) -> str:
+    """``.A.B`` is A/B."""
+    return folder_name(name[1:]).replace(".", "/")
 
 
 def dbox(path: bytes, *, multi: bool) -> Mailbox | None:
@@ -107,13 +115,13 @@ def maildir_keywords(file: bytes) -> dict[str, str]:
     return found
 
 
-def subscribed(file: bytes) -> tuple[str, ...]:
-    """The file ``subscriptions``, in both its forms (src/lib-storage/list/subscription-file.c). In the second, which
-    begins with ``V\\t2``, tabs part a name's levels; here a ``/`` does."""
+def subscribed(file: bytes, separator: str = "/") -> tuple[str, ...]:
+    """The file ``subscriptions``, in both its forms (src/lib-storage/list/subscription-file.c): in the second, which
+    begins with ``V\\t2``, tabs part a name's levels; in the first the server's *separator* does."""
     lines = file.split(b"\n")
     if lines and lines[0] == b"V\t2":
         return tuple(_untabbed(line) for line in lines[1:] if line)
-    return tuple(folder_name(line) for line in lines if line)
+    return tuple(folder_name(line).replace(separator, "/") for line in lines if line)
 
 
 def _untabbed(line: bytes) -> str:
