@@ -24,6 +24,8 @@ class Patience(NamedTuple):
     attempts_max: int = 8
     pause_seconds: float = 0.5
     pause_seconds_max: float = 30.0
+    seconds_max: float = 600.0
+    """No new attempt begins later: attempts that end in timeouts are long."""
 
 
 NETWORK: Final = Patience()
@@ -52,12 +54,14 @@ class PatientBackend:
         patience: Patience = NETWORK,
         *,
         progress: Callable[[Transfer], None] | None = None,
+        clock_seconds: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._backend = backend
         self._patience = patience
         self._progress = progress
+        self._clock_seconds = clock_seconds
         self._wait = wait
         self._chance = chance
         self._lock = threading.Lock()
@@ -90,10 +94,13 @@ class PatientBackend:
         self._backend.close()
 
     def _try(self, call: Callable[[], T]) -> T:
+        until_seconds = self._clock_seconds() + self._patience.seconds_max
         for attempt in range(1, self._patience.attempts_max):
             try:
                 return call()
             except BackendUnavailable as error:
+                if self._clock_seconds() >= until_seconds:
+                    raise
                 pause = min(self._patience.pause_seconds * 2 ** (attempt - 1), self._patience.pause_seconds_max)
                 self._count(retries=1, trouble=error.message)
                 self._wait(pause * (1 - self._chance() / 2))

@@ -30,6 +30,7 @@ from holdfast.vault.port import (
     ObjectExists,
     ObjectMissing,
     check_name,
+    is_name,
 )
 
 TEMPORARY_FOLDER: Final = ".tmp"
@@ -310,7 +311,7 @@ def _collect(folder: int, path: str, prefix: str, found: list[Found]) -> None:
                     below = name + "/"
                     if below.startswith(prefix) or prefix.startswith(below):
                         _collect_below(folder, entry.name, below, prefix, found)
-                elif name.startswith(prefix):
+                elif name.startswith(prefix) and is_name(name):
                     status = entry.stat(follow_symlinks=False)
                     found.append(Found(name, status.st_size, status.st_mtime))
             except FileNotFoundError:
