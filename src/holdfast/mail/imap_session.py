@@ -71,6 +71,8 @@ class ImapSession:
     def __init__(self, user: str, argv: Sequence[str], *, answer_seconds: float = ANSWER_SECONDS_MAX) -> None:
         """Raises ImapLost: no such user, no server, not root."""
         self.user = user
+        self.selected = ""
+        """The folder that is open."""
         self._answer_seconds = answer_seconds
         self._exchange = exchange.Exchange()
         self._buffer = bytearray()
@@ -134,7 +136,10 @@ class ImapSession:
 
     def examine(self, folder: str) -> int:
         """Open it to read only; how many messages it has."""
-        for response in self.command(f"EXAMINE {syntax.folder_to_wire(folder)}").untagged:
+        self.selected = ""
+        answer = self.command(f"EXAMINE {syntax.folder_to_wire(folder)}")
+        self.selected = folder
+        for response in answer.untagged:
             if exchange.word(response, 1) == "EXISTS":
                 return int(exchange.word(response, 0))
         return 0
