@@ -63,15 +63,9 @@ def test_a_wrong_letter_is_found_in_its_line(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from(LETTERS.replace(text[at], "")))
     wrong = text[:at] + other + text[at + 1 :]
-    try:
-        letters = read_line("A1", 20, wrong)
-    except WrongKey as error:
-        assert "A1" in error.message
-    else:
-        assert letters != line.letters
-        rest = "".join(line.letters for line in identity_lines(IDENTITY)[1:])
-        with pytest.raises(pyrage.IdentityError):
-            pyrage.x25519.Identity.from_str(identity_from(letters + rest))
+    rest = "".join(line.letters for line in identity_lines(IDENTITY)[1:])
+    with pytest.raises((WrongKey, pyrage.IdentityError)):
+        pyrage.x25519.Identity.from_str(identity_from(read_line("A1", 20, wrong) + rest))
 
 
 @pytest.mark.parametrize(
