@@ -50,8 +50,12 @@ class _Group(LateGroup):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"holdfast: {where}{error.strerror or error}", err=True)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            ctx.exit(int(ExitStatus.NO_SPACE if full else ExitStatus.FAILED))
+            statuses = {
+                errno.ENOSPC: ExitStatus.NO_SPACE,
+                errno.EDQUOT: ExitStatus.NO_SPACE,
+                errno.EROFS: ExitStatus.ENVIRONMENT,
+            }
+            ctx.exit(int(statuses.get(error.errno or 0, ExitStatus.FAILED)))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -98,6 +98,10 @@ def _work(paths: tuple[str, ...], exclude: tuple[str, ...], machine: str, locati
 
 def _backed_up(at: OpenedVault, work: _Work, progress: Progress) -> BackupResult:
     """With the total that the last backup of these trees saw, for the time left."""
+    import contextlib
+
+    import apsw
+
     from holdfast.vault.backup import backup_trees
 
     catalog = at.vault.catalog
@@ -112,7 +116,8 @@ def _backed_up(at: OpenedVault, work: _Work, progress: Progress) -> BackupResult
         progress=lambda counts: progress.at(counts.bytes, counts.files),
         known_gaps=work.gaps,
     )
-    catalog.set_number(fact, result.snapshot.bytes)
+    with contextlib.suppress(apsw.Error):  # the snapshot is made; this is for the next one's time left only
+        catalog.set_number(fact, result.snapshot.bytes)
     return result
 
 

@@ -12,9 +12,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import apsw
 from blake3 import blake3
 
-from holdfast.console.vault_choice import VaultChoice, VaultPlace, cache_folder, name_for, vault_place
+from holdfast.console.vault_choice import (
+    CACHE_VARIABLE,
+    VaultChoice,
+    VaultPlace,
+    cache_folder,
+    name_for,
+    vault_place,
+)
+from holdfast.errors import HoldfastError, NoSpace
 from holdfast.vault.faults import VaultBusy, WrongKey
 from holdfast.vault.keys import WriterKey
 from holdfast.vault.location import open_backend
@@ -48,12 +57,25 @@ def opened(choice: VaultChoice, *, write: bool = False, read: bool = True) -> It
         cache = _cache(place, write=write)
         try:
             vault = open_vault(backend, writer=key, identities=identities, cache=cache)
-        except VaultBusy:
+        except (VaultBusy, NoSpace, apsw.Error) as error:
             if write:
-                raise
+                raise _named(error, cache) from error
             vault = open_vault(backend, writer=key, identities=identities)
         stack.callback(vault.close)
-        yield OpenedVault(vault, place, backend, key)
+        try:
+            yield OpenedVault(vault, place, backend, key)
+        except apsw.Error as error:
+            raise _named(error, cache) from error
+
+
+def _named(error: HoldfastError | apsw.Error, cache: Path | None) -> HoldfastError:
+    """What the catalog's database ran into."""
+    if isinstance(error, HoldfastError):
+        return error
+    message = f"the vault's cache {cache} cannot be written ({error})"
+    if isinstance(error, apsw.FullError):
+        return NoSpace(message, hint=f"Free space there, or give another folder: {CACHE_VARIABLE}=/path.")
+    return HoldfastError(message, hint=f"Look at that disk, or give another folder: {CACHE_VARIABLE}=/path.")
 
 
 def open_place(place: VaultPlace) -> Backend:
