@@ -23,12 +23,12 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from holdfast.mail.dovecot_layout import Layout
-from holdfast.mail.imap_syntax import folder_from_wire
+from holdfast.mail.imap_syntax import folder_from_wire, folder_to_wire
 
 DBOX_MAILS: Final = b"dbox-Mails"
 MAILBOXES: Final = b"mailboxes"
 STORAGE: Final = b"storage"
-_MAIL_FOLDERS: Final = frozenset({"maildir", ".maildir", "mail", "mdbox", ".mdbox", "sdbox", ".sdbox", "dbox", "mails"})
+MAIL_FOLDERS: Final = frozenset({"maildir", ".maildir", "mail", "mdbox", ".mdbox", "sdbox", ".sdbox", "dbox", "mails"})
 """Names by which the place of the mail in a home is called; an account of one of these names is told by its domain."""
 _DOMAIN: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.[a-z][a-z0-9-]+", re.IGNORECASE)
 _LETTERS: Final = {"D": "\\Draft", "F": "\\Flagged", "R": "\\Answered", "S": "\\Seen", "T": "\\Deleted"}
@@ -93,6 +93,11 @@ def folder_name(on_disk: bytes) -> str:
     return folder_from_wire(on_disk)
 
 
+def folder_on_disk(name: str) -> str:
+    """A folder's name in modified UTF-7."""
+    return re.sub(r"\\(.)", r"\1", folder_to_wire(name)[1:-1])
+
+
 def base_name(file: bytes) -> bytes:
     """What of a Maildir's file name stays the same when flags change."""
     return file.partition(b":2,")[0]
@@ -150,7 +155,7 @@ class Accounts:
 def guessed_account(path: str) -> str:
     """``/srv/mail/example.org/a/alice/Maildir`` is alice@example.org, ``/home/alice/mail`` is alice."""
     parts = [part for part in path.split("/") if part]
-    while len(parts) > 1 and parts[-1].lower() in _MAIL_FOLDERS and not _DOMAIN.fullmatch(parts[-2]):
+    while len(parts) > 1 and parts[-1].lower() in MAIL_FOLDERS and not _DOMAIN.fullmatch(parts[-2]):
         parts.pop()
     if not parts:
         return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -220,3 +220,52 @@ def _answers(version: Version, query: ItemQuery) -> bool:
     if version.gone is None or (query.deleted_from_ns is not None and version.gone.at_ns <= query.deleted_from_ns):
         return False
     return query.deleted_until_ns is None or version.last.at_ns < query.deleted_until_ns
+
+
+def items_by_id(
+    ids: Iterable[str], moment: Callable[[str], Moment], headers: Headers, split: Callable[[str], tuple[str, str]]
+) -> tuple[list[tuple[Version, Read]], dict[str, str]]:
+    """The versions that *ids* name, each with what reads it; and the ids that name none, with why. *split*: an id into
+    label and digest."""
+    found: list[tuple[Version, Read]] = []
+    missing: dict[str, str] = {}
+    for text in ids:
+        label, digest = split(text)
+        there = moment(label)
+        problems = Problems()
+        hit = next((pair for pair in _versions(there, headers, problems) if item_digest(*pair[1]) == digest), None)
+        if hit is None:
+            missing[text] = "; ".join(problems.named.values()) or "no item is called so"
+        else:
+            found.append((hit[0], there.read))
+    return found, missing
+
+
+def items_of_collections(
+    moment: Moment, account: str, collection: str, headers: Headers
+) -> tuple[list[tuple[Version, Read]], dict[str, str]]:
+    """Everything in collections like *collection* of accounts like *account*; and what could not be read."""
+    problems = Problems()
+    query = ItemQuery(account=account, collection=collection)
+    pairs = [(version, moment.read) for version, _ in _versions(moment, headers, problems) if _answers(version, query)]
+    return pairs, problems.named
+
+
+def _versions(moment: Moment, headers: Headers, problems: Problems) -> Iterator[tuple[Version, tuple[Shelf, Entry]]]:
+    now = Seen(moment.label, moment.at_ns)
+    for shelf in Shelves(problems).of(moment):
+        try:
+            for entry in items_in(shelf, moment.read):
+                item = _item(entry, moment.read, headers, problems)
+                if item is not None:
+                    yield Version(shelf, entry, item, now), (shelf, entry)
+        except VaultDamaged as error:
+            problems.add(f"{shelf.account}, {shelf.collection.name}", error.message)
+
+
+def properties_of(shelf: Shelf, read: Read) -> bytes:
+    """The collection's ``.Radicale.props``. Raises VaultDamaged."""
+    for entry in entries_of(shelf.entry.content, read):
+        if entry.name == groupware_items.PROPERTIES:
+            return content_of(entry, read)
+    return b""
