@@ -40,12 +40,15 @@ from holdfast.node.address import Addresses
 from holdfast.node.control import Control
 from holdfast.node.enrol import Folder
 from holdfast.node.errands import write_manifest
+from holdfast.node.guard import Guard
 from holdfast.node.history import History
 from holdfast.node.local import LocalFile
 from holdfast.node.node import Node
+from holdfast.node.operations import Operations
 from holdfast.node.served import Served, ServedFile
 from holdfast.node.serving import Serving
 from holdfast.node.settings import Settings, load_settings
+from holdfast.node.watchman import ADDRESS_SECONDS
 from holdfast.node.world import Clocks, World
 from holdfast.trees.spec import TreeSpec
 from holdfast.trees.stat import Owners
@@ -147,9 +150,10 @@ def _only_agent(settings: Settings) -> IO[str]:
 
 
 def _serving(settings: Settings) -> Serving:
+    lease = ADDRESS_SECONDS if settings.failover.policy == "automatic" else None
     return Serving(
         lambda: MailSite(settings.mail, SystemCommands()),
-        Addresses(settings.service.interface, settings.service.addresses),
+        Addresses(settings.service.interface, settings.service.addresses, lease_seconds=lease),
         ServedFile(
             settings.run,
             Served(settings.service.interface, settings.service.addresses, msgspec.to_builtins(settings.mail)),
@@ -251,8 +255,10 @@ async def _agent(settings: Settings, folder: Folder) -> None:
         connection = await _connect(settings, folder)
         bus = NatsBus(connection)
         node = Node(_world(settings, folder, connection, bus))
-        control = Control(node)
+        guard = Guard(node, Operations(node))
+        control = Control(node, guard)
         await control.start(settings.control_socket, settings.metrics_port)
+        await guard.start()
         running = asyncio.create_task(node.run())
         stopping = asyncio.create_task(stop.wait())
         node.world.history.record("agent started", f"version {__version__}")
@@ -260,6 +266,7 @@ async def _agent(settings: Settings, folder: Folder) -> None:
         stopping.cancel()
         await node.stop()
         await running
+        await guard.stop()
         node.world.history.record("agent stopped", "asked to")
         await control.stop()
         await bus.close()

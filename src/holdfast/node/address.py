@@ -32,7 +32,9 @@ class AddressFailed(HoldfastError):
 class Addresses:
     """The service addresses of this machine's interface."""
 
-    def __init__(self, interface: str, addresses: Sequence[str]) -> None:
+    def __init__(self, interface: str, addresses: Sequence[str], *, lease_seconds: int | None = None) -> None:
+        """*lease_seconds*: the kernel takes an address away that was not renewed for so long; None: it keeps it."""
+        self.lease_seconds = lease_seconds
         self.interface = interface
         self.addresses: tuple[Interface, ...] = tuple(ipaddress.ip_interface(address) for address in addresses)
 
@@ -58,11 +60,24 @@ class Addresses:
         for address in self.addresses:
             if address.ip not in have:
                 try:
-                    netlink.add(self.interface, address)
+                    netlink.add(self.interface, address, self.lease_seconds)
                 except OSError as error:
                     if error.errno != errno.EEXIST:
                         raise self._failed("taken", address, error) from error
         self.announce()
+
+    def renew(self) -> None:
+        """Keep what is there for another lease; what is missing is taken. Raises AddressFailed, EnvironmentUnfit."""
+        if self.lease_seconds is None:
+            return
+        have = {there.ip: there for there in self._present()}
+        if any(address.ip not in have for address in self.addresses):
+            self.take()
+        for address in self.addresses:
+            try:
+                netlink.renew(self.interface, have.get(address.ip, address), self.lease_seconds)
+            except OSError as error:
+                raise self._failed("renewed", address, error) from error
 
     def release(self) -> tuple[Interface, ...]:
         """Take away what is there, whatever prefix length a person gave it; what that was.

@@ -57,6 +57,8 @@ class _Item:
     more: bool
     captured_at_ns: int
     cookies: tuple[Cookie, ...] = ()
+    proof: bool = False
+    """No part of a batch: only to be taken by the log, whatever it holds."""
     kind: FrameKind = FrameKind.CHANGES
 
 
@@ -106,6 +108,7 @@ class Capture:
         self._away_since: float | None = None
         self._away_because = ""
         self._lost: HoldfastError | None = None
+        self._proofs: list[asyncio.Future[None]] = []
         self.clean = False
         """Ended with everything that was seen in the log, and the index committed there."""
         self._appender: asyncio.Task[None] | None = None
@@ -152,6 +155,21 @@ class Capture:
                 retry=True,
             ) from None
 
+    async def prove(self, *, timeout_seconds: float) -> None:
+        """Returns once the log took a record of ours that was not sent before this call: nobody else was promoted.
+
+        Raises Unreachable in time, or why capturing has ended.
+        """
+        proof: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._lost is not None or self._stopping.is_set():
+            raise self._lost or Unreachable("capturing has stopped")
+        self._items.put_nowait(_Item(b"", False, self._clock_ns(), proof=True))
+        self._proofs.append(proof)
+        try:
+            await asyncio.wait_for(proof, timeout_seconds)
+        except TimeoutError:
+            raise Unreachable(f"the log took nothing within {timeout_seconds:g} s", retry=True) from None
+
     async def snapshot(self) -> IndexReader:
         """A reader of the index as it stands at a position of the log, which stays so while it is open."""
         return await self._in_thread(self._snapshot)
@@ -166,13 +184,19 @@ class Capture:
             _Item(pack_promotion(promotion), False, self._clock_ns(), kind=FrameKind.PROMOTION)
         )
 
-    async def append_end_of_batch(self) -> CapturedPosition:
-        """Tell readers that the batch our last record began will not be finished, before the pump was started."""
-        return await self._append_one(_Item(pack_changes(()), True, self._clock_ns()))
+    async def append_nothing(self, *, more: bool) -> CapturedPosition:
+        """A record without changes, before the pump was started: it shows that nobody else was promoted.
+
+        *more*: the batch our last record began will not be finished; what is missing of it the scan brings.
+        """
+        return await self._append_one(_Item(pack_changes(()), more, self._clock_ns()))
 
     async def _append_one(self, item: _Item) -> CapturedPosition:
         frame = self._seal(item)
-        await self._log.append(frame, after=self._chain.sequence)
+        if self._appender is None:
+            await self._log.append(frame, after=self._chain.sequence)
+        else:
+            await self._append(frame)
         self._chain = self._chain.after(frame)
         return CapturedPosition(self._chain.position)
 
@@ -207,14 +231,24 @@ class Capture:
         )
 
     async def _append_all(self) -> None:
+        more, proving = False, False
         try:
             while True:
                 item = await self._items.get()
+                if item.proof:
+                    proving = True
+                    if not more:  # else the rest of the batch will do: nothing may come into the middle of one
+                        await self._append_one(_Item(pack_changes(()), False, item.captured_at_ns))
+                        proving = self._proved()
+                    continue
                 if item.packed:
                     frame = self._seal(item)
                     await self._append(frame)
                     self._chain = self._chain.after(frame)
                     self._waiting_bytes -= len(item.packed)
+                    more = item.more
+                    if proving:
+                        proving = self._proved()
                 self._oldest = None if self._items.empty() else self._monotonic()
                 self._slots.release()
                 if item.cookies:
@@ -238,6 +272,14 @@ class Capture:
             self._away_since, self._away_because = None, ""
             return
 
+    def _proved(self) -> bool:
+        """False, as there is nothing left to prove."""
+        proofs, self._proofs = self._proofs, []
+        for proof in proofs:
+            if not proof.done():
+                proof.set_result(None)
+        return False
+
     def _passed(self, cookies: Iterable[Cookie]) -> None:
         position = CapturedPosition(self._chain.position)
         with self._waiters_lock:
@@ -247,6 +289,10 @@ class Capture:
                 waiter.set_result(position)
 
     def _fail_waiters(self, error: HoldfastError) -> None:
+        proofs, self._proofs = self._proofs, []
+        for proof in proofs:
+            if not proof.done():
+                proof.set_exception(error)
         with self._waiters_lock:
             waiting = [waiter for waiters in self._waiters.values() for waiter in waiters]
             self._waiters.clear()

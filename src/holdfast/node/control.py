@@ -8,6 +8,7 @@ GET    /log?last=20         headers of the log's last records
 POST   /plan/ACTION         Plan of ``takeover`` or ``switchover``; body {"why": "", "force": false}
 POST   /ACTION              carry it out: Outcome
 POST   /rejoin, /found      give that order
+POST   /pause, /resume      hold off automatic takeover, on every machine that answers, and let it happen again
 POST   /barrier             wait until everything done so far is in the log
 POST   /verify              compare with the primary: lines of JSON, progress, the report last
 ====== ==================== ==================================================================
@@ -28,9 +29,9 @@ import msgspec
 from aiohttp import web
 
 from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.node.guard import Guard
 from holdfast.node.metrics import render_metrics
 from holdfast.node.node import Node
-from holdfast.node.operations import Operations
 from holdfast.node.status import last_records, site_status
 
 BARRIER_SECONDS_MAX: Final = 60.0
@@ -71,9 +72,10 @@ def _json(value: object, status: int = 200) -> web.Response:
 class Control:
     """Serves one node's orders."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, guard: Guard) -> None:
         self._node = node
-        self._operations = Operations(node)
+        self._guard = guard
+        self._operations = guard.operations
         self._runners: list[web.AppRunner] = []
 
     async def start(self, socket: Path, metrics_port: int) -> None:
@@ -88,6 +90,8 @@ class Control:
             app.router.add_post(f"/{action}", self._act)
         app.router.add_post("/rejoin", self._rejoin)
         app.router.add_post("/found", self._found)
+        app.router.add_post("/pause", self._pause)
+        app.router.add_post("/resume", self._resume)
         app.router.add_post("/barrier", self._barrier)
         app.router.add_post("/verify", self._verify)
         app.router.add_post("/lags/forget", self._forget_lags)
@@ -155,6 +159,13 @@ class Control:
     async def _found(self, request: web.Request) -> web.Response:
         self._node.order_found()
         return _json({"ordered": True})
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        return _json({"machines": await self._guard.pause(body.get("why") or "by hand, no reason given")})
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        return _json({"machines": await self._guard.resume()})
 
     async def _barrier(self, request: web.Request) -> web.Response:
         if self._node.primary is None:

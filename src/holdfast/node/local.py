@@ -23,6 +23,8 @@ class LocalState(Struct, frozen=True):
     """The trees as the primary protects them; a standby learns them when it is seeded."""
     doubt_since_ns: int = 0
     """After an unclean end: files changed since then (ctime) may have lost bytes in a power cut; 0: no doubt."""
+    paused: str = ""
+    """Why nobody may take over without a person (`holdfast pause`); empty: it is not so."""
     verified_at: float = 0.0
     verified_differences: int = -1
 

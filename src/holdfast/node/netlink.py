@@ -29,7 +29,7 @@ _LIFETIMES: Final = struct.Struct("=IIII")
 _ERROR: Final = 2
 _DONE: Final = 3
 _NEW, _DELETE, _GET = 20, 21, 22
-_REQUEST, _ACKNOWLEDGE, _DUMP, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
+_REQUEST, _ACKNOWLEDGE, _REPLACE, _DUMP, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x100, 0x300, 0x200, 0x400
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO = 1, 2, 6
 _IFA_F_NODAD: Final = 0x02
 _FOREVER: Final = 0xFFFFFFFF
@@ -53,15 +53,26 @@ def addresses(interface: str) -> list[Interface]:
     return found
 
 
-def add(interface: str, address: Interface) -> None:
-    """Raises OSError; EEXIST when it is there.
+def add(interface: str, address: Interface, lease_seconds: int | None = None) -> None:
+    """Raises OSError; EEXIST when it is there. *lease_seconds*: the kernel removes it after that, unless renewed.
 
     IPv6: without duplicate address detection (it would wait a second, and the log has decided who has the address), and
     with a preferred lifetime of 0: the machine answers at it and never chooses it as the source of its own connections
     (RFC 6724 section 5, rule 3), which would break the moment it moves away.
     """
-    lifetimes = _attribute(_IFA_CACHEINFO, _LIFETIMES.pack(0, _FOREVER, 0, 0)) if address.version == 6 else b""
-    _order(_NEW, _CREATE | _EXCLUSIVE, interface, address, lifetimes)
+    _order(_NEW, _CREATE | _EXCLUSIVE, interface, address, _lifetimes(address, lease_seconds))
+
+
+def renew(interface: str, address: Interface, lease_seconds: int) -> None:
+    """*address*, as it is there, stays for another *lease_seconds*. Raises OSError."""
+    _order(_NEW, _REPLACE, interface, address, _lifetimes(address, lease_seconds))
+
+
+def _lifetimes(address: Interface, lease_seconds: int | None) -> bytes:
+    if address.version == 4 and lease_seconds is None:
+        return b""
+    valid = _FOREVER if lease_seconds is None else lease_seconds
+    return _attribute(_IFA_CACHEINFO, _LIFETIMES.pack(0 if address.version == 6 else valid, valid, 0, 0))
 
 
 def remove(interface: str, address: Interface) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections import deque
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,7 @@ from holdfast.node.returned import report_unlogged
 from holdfast.node.roles import Facts, Role, Row, decide
 from holdfast.node.seeding import Seeding
 from holdfast.node.standby import Standby
+from holdfast.node.watchman import SERVE_SECONDS
 from holdfast.node.world import World
 from holdfast.trees.index import Index, IndexUnusable
 from holdfast.trees.replay import ReplayGap
@@ -45,6 +47,8 @@ OWN_RECORDS_HINT: Final = (
     "Run `holdfast takeover` on the standby, then `holdfast join --rejoin` here. "
     "Is this machine's mail store the good one? Then run `holdfast found` here."
 )
+TAKEOVERS_KEPT: Final = 100
+MAY_SERVE_SECONDS: Final = 5.0
 YIELD_SECONDS_MAX: Final = 30.0
 """A machine that stopped for a switchover serves again when nobody was promoted for so long."""
 
@@ -68,6 +72,13 @@ class Node:
         self.leader = ""
         self.software: tuple[str, ...] = ()
         """In what this standby's programs differ from the primary's, where it matters to mail."""
+        self.held = ""
+        """Why this machine, although the primary, serves nobody for now; empty when it serves."""
+        self.proved = False
+        """Since it last stopped serving, or started, the log took a record of this machine."""
+        self.takeovers: deque[float] = deque(maxlen=TAKEOVERS_KEPT)
+        """When machines were promoted without a plan, by the steady clock."""
+        self.paused_at = world.clocks.steady()
         self.busy = asyncio.Lock()
         """Held by whatever changes the role."""
         self.beats = Beats(
@@ -192,7 +203,7 @@ class Node:
         except HoldfastError as error:  # a full or failing disk of our own
             self.epoch, self.primary_name = facts.epoch, facts.primary
             if facts.primary not in (None, facts.me):
-                await self._stop_serving(f"{facts.primary} was promoted")
+                await self.stop_serving(f"{facts.primary} was promoted")
             self._become(Role.WAITING, error.message, error.hint)
             return False
         row = decide(facts)
@@ -252,7 +263,7 @@ class Node:
             case Role.SEEDING:
                 return await self._seed(row)
             case Role.RETURNED | Role.BLOCKED:
-                await self._stop_serving(row.reason)
+                await self.stop_serving(row.reason)
                 self._become(row.role, row.reason, row.advice)
                 return False  # look again: an order, or another log, changes the facts
             case Role.RELAY:
@@ -298,7 +309,7 @@ class Node:
         self.primary = None
         return chain
 
-    async def _stop_serving(self, why: str) -> None:
+    async def stop_serving(self, why: str) -> None:
         """Serve nobody from here. Fencing is repeated until it succeeds: nothing else happens before."""
         while True:
             try:
@@ -364,23 +375,66 @@ class Node:
     ) -> None:
         assert self.log is not None
         primary = Primary(self.world, index, self.log, epoch, self.beats, self._lost)
-        await primary.begin(chain, promotion, cut_short=cut_short)
+        await primary.begin(chain, promotion, cut_short=cut_short, prove=self.guarded)
         self._is_primary(primary, reason)
         try:
             await self.world.serving.prepare()
         except HoldfastError as error:
             self.world.history.record("the mail software could not be prepared", error.message)
-        await self.world.serving.start()
+        if not self.guarded:  # else the guard does it, when the others confirm that they hear this machine
+            await self.world.serving.start()
+
+    @property
+    def guarded(self) -> bool:
+        """Whether this machine may be replaced without a person, and so serves only while it is heard."""
+        return self.world.settings.failover.policy == "automatic"
+
+    def held_because(self, reason: str) -> None:
+        """As the primary: why nobody is served for now."""
+        if self.held and self.role is Role.PRIMARY:
+            self.held = reason
+            advice = "It serves by itself when it is heard again. Is its network broken, or are both others gone?"
+            self._become(Role.PRIMARY, reason, advice)
+
+    def serves_because(self, reason: str) -> None:
+        """As the primary: it serves, again or for the first time."""
+        if not self.held and self.role is Role.PRIMARY:
+            self._become(Role.PRIMARY, reason, self.advice if self.world.serving.on is False else "")
+
+    async def may_serve(self) -> None:
+        """Returns when the others confirm that they hear this machine, and :attr:`held` is off. Raises Unreachable."""
+        if not self.guarded:
+            return
+        deadline = self.world.clocks.steady() + MAY_SERVE_SECONDS
+        while self.beats.hearing.confirmed_seconds(self.world.clocks.steady()) >= SERVE_SECONDS:
+            if self.world.clocks.steady() > deadline:
+                raise Unreachable(
+                    "the others do not confirm that they hear this machine",
+                    hint="It serves by itself as soon as one does. `holdfast status` says who is heard.",
+                )
+            await asyncio.sleep(0.01)
+        self.held = ""
+
+    def look_again(self) -> None:
+        """Decide the role anew, by the log."""
+        self._again.set()
+
+    @property
+    def told_to_rejoin(self) -> bool:
+        return self._told_to_rejoin
 
     def _is_primary(self, primary: Primary, reason: str) -> None:
         assert self.peer is not None
+        self.proved = True
+        serving = self.world.serving.on  # decided anew, it never stopped
+        self.held = "not heard by the others yet" if self.guarded and not serving else ""
         self.primary = primary
         self.peer.open_source(primary)
         self.epoch, self.primary_name = primary.epoch, self.world.settings.machine_name
         self._become(Role.PRIMARY, reason)
 
     async def _follow(self, row: Row) -> None:
-        await self._stop_serving(row.reason)
+        await self.stop_serving(row.reason)
         await self.follow_again()
         self._become(Role.STANDBY, row.reason)
         self._spawn(self._prepare())
@@ -397,7 +451,7 @@ class Node:
 
     async def _seed(self, row: Row) -> bool:
         """Fetch what differs from the primary. False: the next decision finds an index that fits, or seeds on."""
-        await self._stop_serving(row.reason)
+        await self.stop_serving(row.reason)
         if self.primary_name is None or self.peer is None or not self.beats.alive(self.primary_name):
             self._become(Role.WAITING, f"{row.reason}; the primary {self.primary_name} is not heard", row.advice)
             return False
@@ -442,6 +496,8 @@ class Node:
     def _promoted(self, frame: Frame) -> None:
         """A standby read a promotion in the log."""
         assert frame.promotion is not None
+        if frame.header.epoch > self.epoch and not frame.promotion.planned:
+            self.takeovers.append(self.world.clocks.steady())
         self.epoch, self.primary_name = frame.header.epoch, frame.promotion.machine
         self.world.history.record(
             f"{frame.promotion.machine} was promoted", frame.promotion.reason, epoch=int(frame.header.epoch)
@@ -458,7 +514,7 @@ class Node:
 
     async def _after_loss(self, error: HoldfastError) -> None:
         if isinstance(error, Fenced):
-            await self._stop_serving(error.message)
+            await self.stop_serving(error.message)
         elif self.standby is not None and not error.retry:
             self._reseed = error.message
         self._again.set()
@@ -500,6 +556,8 @@ class Node:
             self._again.set()
             raise
         self._is_primary(primary, reason)
+        if not planned:
+            self.takeovers.append(self.world.clocks.steady())
         return f"record {chain.sequence + 1} of the log promotes this machine, epoch {epoch}"
 
     @property
@@ -580,6 +638,28 @@ class Node:
         self._told_to_rejoin = True
         self._again.set()
 
+    def order_pause(self, why: str) -> None:
+        """Nobody takes over without a person until :meth:`order_resume`."""
+        if not self.world.local.state.paused:
+            self.paused_at = self.world.clocks.steady()
+            self.world.history.record("automatic takeover is paused", why)
+        self.world.local.change(paused=why)
+        self._spawn(self.beats.say_now())
+
+    def order_resume(self) -> None:
+        """Raises Refused on a standby that does not hear the primary: that one may still rely on the pause."""
+        primary = self.primary_name
+        if not self.world.local.state.paused:
+            return
+        if self.role is not Role.PRIMARY and primary is not None and not self.beats.alive(primary):
+            raise Refused(
+                f"the primary {primary} is not heard, and may serve on in the belief that nobody takes over",
+                hint="Is it gone? Then `holdfast takeover` on the standby. Else resume when it is heard again.",
+            )
+        self.world.local.change(paused="")
+        self.world.history.record("automatic takeover is possible again", "resumed by a person")
+        self._spawn(self.beats.say_now())
+
     def order_found(self) -> None:
         if self.role in (Role.PRIMARY, Role.RELAY):
             raise Refused(f"this machine is {self.role}: it cannot start the log anew")
@@ -596,7 +676,8 @@ class Node:
             reason=self.reason,
             version=self.world.version,
             epoch=int(self.epoch),
-            serving=self.world.serving.on,
+            serving=self.world.serving.on and not self.held,
+            paused=self.world.local.state.paused,
             at=self.world.clocks.wall_seconds(),
         )
         if self.primary is not None and self.primary.capture is not None:

@@ -20,6 +20,7 @@ If anything fails before the promotion is in the log, the primary is told to res
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from holdfast.errors import HoldfastError, Refused
@@ -36,6 +37,7 @@ PROBE_PAUSE_SECONDS: Final = 0.05
 PROMOTIONS_MAX: Final = 5
 """Attempts to be the log's next record, when a dying primary's last frames still arrive."""
 
+Confirm = Callable[[], Awaitable[None]]
 _SERVE: Final = Step("serve", "take the service addresses and start the mail software")
 _PROBE: Final = Step("probe", "log in, select and greet every service at the service address")
 
@@ -147,8 +149,12 @@ class Operations:
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
-    async def takeover(self, why: str, *, force: bool = False) -> Outcome:
-        """Carry the plan out. Raises Refused; a failed step is in the outcome."""
+    async def takeover(self, why: str, *, force: bool = False, confirm: Confirm | None = None) -> Outcome:
+        """Carry the plan out. Raises Refused; a failed step is in the outcome.
+
+        *confirm*, where no person has looked: asks the others, after each drain, whether the primary is still missed;
+        raises Refused when it is not. Behind a record appended after that there can be no promotion (``watchman``).
+        """
         if self._node.role is Role.PRIMARY:
             return await self._make_sure("takeover", why)
         async with self._node.busy:
@@ -156,8 +162,8 @@ class Operations:
             _refuse(plan)
             execution = Execution(plan, self._node.world.history, self._node.world.clocks.monotonic)
             try:
-                await execution.step("drain", self._node.drain(DRAIN_SECONDS_MAX))
-                await self._promote_and_serve(execution, planned=False)
+                await self._drain(execution, confirm)
+                await self._promote_and_serve(execution, planned=False, confirm=confirm)
             except HoldfastError as error:
                 return execution.outcome(failure=str(error))
             return execution.outcome(warnings=await self._probe(execution))
@@ -199,12 +205,18 @@ class Operations:
         except HoldfastError as error:  # it serves again by itself when nobody is promoted: see Node.yield_role
             self._node.world.history.record(f"{primary} could not be told to resume", error.message)
 
-    async def _promote_and_serve(self, execution: Execution, *, planned: bool) -> None:
+    async def _drain(self, execution: Execution, confirm: Confirm | None) -> None:
+        await execution.step("drain", self._node.drain(DRAIN_SECONDS_MAX))
+        if confirm is not None:
+            await execution.step("confirm", confirm())
+
+    async def _promote_and_serve(self, execution: Execution, *, planned: bool, confirm: Confirm | None = None) -> None:
         """Promotion, then serving; the addresses and services start as soon as the promotion is in the log."""
         node, plan = self._node, execution.plan
 
         async def serve() -> str:
             prepared = await node.world.serving.prepare()
+            await node.may_serve()
             await node.world.serving.start()
             return "; ".join(prepared)
 
@@ -216,7 +228,7 @@ class Operations:
                 if attempt == PROMOTIONS_MAX - 1:
                     raise
                 await node.follow_again()
-                await execution.step("drain", node.drain(DRAIN_SECONDS_MAX))
+                await self._drain(execution, confirm)
         await execution.step("serve", serve())
 
     async def _make_sure(self, action: str, why: str) -> Outcome:
@@ -228,6 +240,7 @@ class Operations:
         async def serve() -> str:
             nonlocal missing
             missing = await node.world.serving.missing()
+            await node.may_serve()
             await node.world.serving.start()
             return f"took or started: {', '.join(missing)}" if missing else "the addresses are here, the services run"
 

@@ -91,10 +91,13 @@ class Primary:
         self.scrub: Scrub | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def begin(self, chain: Chain, promotion: Promotion | None, *, cut_short: bool = False) -> None:
+    async def begin(
+        self, chain: Chain, promotion: Promotion | None, *, cut_short: bool = False, prove: bool = False
+    ) -> None:
         """Watch, then (with *promotion*) append it as the record after *chain*, then capture. Raises Fenced, OSError.
 
-        *cut_short*: our last record left a batch unfinished; readers are told that it ends there.
+        *cut_short*: our last record left a batch unfinished; readers are told that it ends there. *prove*: append
+        something in any case, so that it is certain that nobody else was promoted.
         From the first line on nothing that happens in the trees is missed.
         """
         world, settings = self._world, self._world.settings
@@ -114,8 +117,8 @@ class Primary:
             )
             if promotion is not None:
                 await self.capture.append_promotion(promotion)
-            elif cut_short:
-                await self.capture.append_end_of_batch()
+            elif cut_short or prove:
+                await self.capture.append_nothing(more=cut_short)
             world.local.change(served_epoch=int(self.epoch))
         except BaseException:
             await asyncio.to_thread(self.watcher.stop)

@@ -1,0 +1,390 @@
+"""Carries out what ``watchman`` decides: twenty times a second it looks, and stops, serves or takes over.
+
+Everything that can wait runs in tasks of its own; looking, and giving the address back, never waits for anything. A
+machine asked for its vote answers at once, from its own ears.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from holdfast.errors import HoldfastError, Refused
+from holdfast.log.port import Fenced
+from holdfast.node.node import Node
+from holdfast.node.operations import Operations
+from holdfast.node.outlook import (
+    Rules,
+    Self,
+    confirmed_by,
+    primary_facts,
+    standby_facts,
+    superseded_by,
+    vote,
+)
+from holdfast.node.roles import Role
+from holdfast.node.watchman import (
+    MISSING_SECONDS,
+    RENEW_SECONDS,
+    TICK_SECONDS,
+    Order,
+    PrimaryRow,
+    StandbyRow,
+    decide_primary,
+    decide_standby,
+)
+
+VOTE_SECONDS: Final = 0.5
+"""A voter that does not answer by then is as good as not heard."""
+RENEW_EVERY_SECONDS: Final = 0.25
+ANNOUNCE_EVERY_SECONDS: Final = 10.0
+"""Neighbours that missed or forgot the last announcement, or heard another's, learn it again."""
+PROOF_SECONDS: Final = 10.0
+REST_SECONDS: Final = (1.0, 30.0)
+"""After an attempt that failed; doubled each time."""
+SERVE_AGAIN_SECONDS: Final = 5.0
+WARNED_AFTER_SECONDS: Final = 0.5
+
+
+class Duty(Struct, frozen=True, omit_defaults=True):
+    """What one agent asks another, outside the sealed orders: a relay has no key for those.
+
+    *verb*: ``vote`` (about *primary*), ``pause`` (because of *why*), ``resume``.
+    """
+
+    verb: str
+    primary: str = ""
+    why: str = ""
+
+
+class Done(Struct, frozen=True, omit_defaults=True):
+    """The answer. *misses*: the vote."""
+
+    misses: bool = False
+    refused: str = ""
+
+
+def rules_of(node: Node) -> Rules:
+    """The administrator's decisions, as the tables want them."""
+    settings = node.world.settings
+    mail = [machine.name for machine in settings.mail_machines]
+    preferred = [name for name in settings.failover.prefer if name in mail]
+    failover = settings.failover
+    return Rules(
+        me=settings.machine,
+        others=tuple(machine.name for machine in settings.machines if machine.name != settings.machine),
+        standbys=tuple(preferred + [name for name in mail if name not in preferred]),
+        automatic=failover.policy == "automatic",
+        loss_seconds_max=failover.loss_seconds_max,
+        loss_bytes_max=failover.loss_bytes_max,
+        takeovers_max=failover.takeovers_max,
+        takeovers_seconds=failover.takeovers_hours * 3600,
+    )
+
+
+class Guard:
+    """One machine's. :meth:`start` it beside the node's run, :meth:`stop` it after."""
+
+    def __init__(self, node: Node, operations: Operations) -> None:
+        self._node = node
+        self.operations = operations
+        self.rules = rules_of(node)
+        self.row: PrimaryRow | StandbyRow | None = None
+        """The row that applied last."""
+        self._prefix = f"hf.{node.world.settings.segment}.duty."
+        self._looking: asyncio.Task[None] | None = None
+        self._acting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._round = 0
+        """Counts the stops: what was begun before one is not to end after it."""
+        self._renewed_at = 0.0
+        self._announced_at = 0.0
+        self._serve_again_at = 0.0
+        self._rests_until = 0.0
+        self._rest_seconds = REST_SECONDS[0]
+        self._silent_since: float | None = None
+
+    async def start(self) -> None:
+        """Raises nothing: what fails is tried again."""
+        await self._node.world.bus.serve(self._prefix + self._node.world.settings.machine, self._asked)
+        self._looking = asyncio.create_task(self._look_on())
+
+    async def stop(self) -> None:
+        for task in (self._looking, self._acting, self._stopping):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    async def _look_on(self) -> None:
+        while True:
+            self.look(self._node.world.clocks.steady())
+            await asyncio.sleep(TICK_SECONDS)
+
+    def look(self, now: float) -> None:
+        """One look. Never waits."""
+        node = self._node
+        frozen_seconds = node.beats.hearing.look(now)
+        if frozen_seconds:
+            node.world.history.record("this machine did not run for a while", "it was frozen, suspended or starved")
+        still_serving = node.world.serving.on and node.primary_name in (None, self.rules.me)
+        if node.role is Role.PRIMARY or (node.role is Role.WAITING and still_serving):
+            self._as_primary(now)
+        elif node.role is Role.RETURNED:
+            self._as_returned()
+        elif self.rules.me in self.rules.standbys and node.primary_name != self.rules.me:
+            self._as_standby(now)
+        else:
+            self._set(None)
+
+    def _self(self) -> Self:
+        node = self._node
+        follow = node.standby.follow if node.standby is not None else None
+        return Self(
+            role=node.role,
+            epoch=int(node.epoch),
+            primary=node.primary_name or "",
+            serving=not node.held,
+            proved=node.proved,
+            paused=bool(node.world.local.state.paused),
+            paused_at=node.paused_at,
+            applied=follow.applied.sequence if follow is not None else 0,
+            blocked=follow.blocked_because if follow is not None else "",
+            takeovers=tuple(node.takeovers),
+            rests_until=self._rests_until,
+        )
+
+    def _set(self, row: PrimaryRow | StandbyRow | None) -> bool:
+        """Remember the row; True when it is another than before."""
+        changed = row is not self.row
+        self.row = row
+        return changed
+
+    # -- as the primary ------------------------------------------------------------------------------------------------
+
+    def _as_primary(self, now: float) -> None:
+        node = self._node
+        if not node.guarded or node.world.serving.released_by_hand:
+            self._set(None)
+            return
+        hearing, beats = node.beats.hearing, node.beats.all
+        facts = primary_facts(self.rules, self._self(), hearing, beats, now)
+        row = decide_primary(facts)
+        self._set(row)
+        if row.order is Order.STOP:
+            self._stop_serving(row.reason, now)
+            return
+        if not node.held:
+            if not facts.replaceable or hearing.confirmed_seconds(now) < RENEW_SECONDS:
+                self._renew(now)
+        elif row.order is Order.NOTHING and self._stopping is None:
+            node.held_because(row.reason)
+        if self._acting is None and self._stopping is None and not node.busy.locked() and node.role is Role.PRIMARY:
+            if row.order is Order.PROVE and now >= self._rests_until:
+                self._act(self._prove(row.reason))
+            elif row.order is Order.SERVE and now >= self._serve_again_at:
+                self._act(self._serve(row.reason))
+
+    def _renew(self, now: float) -> None:
+        addresses = self._node.world.serving.addresses
+        if now - self._renewed_at < RENEW_EVERY_SECONDS or not self._node.world.serving.on:
+            return
+        self._renewed_at = now
+        try:
+            addresses.renew()
+            if now - self._announced_at >= ANNOUNCE_EVERY_SECONDS:
+                self._announced_at = now
+                addresses.announce()
+        except HoldfastError as error:
+            if now - self._announced_at >= ANNOUNCE_EVERY_SECONDS:
+                self._announced_at = now
+                self._node.world.history.record("the service address could not be renewed", error.message)
+
+    def _stop_serving(self, reason: str, now: float) -> None:
+        """The address goes before this returns."""
+        node = self._node
+        self._round += 1
+        node.held, node.proved = reason, False
+        with contextlib.suppress(HoldfastError):  # the fence tries it again, and says so
+            node.world.serving.addresses.release()
+        confirmed = node.beats.hearing.confirmed_seconds(now)
+        superseded = superseded_by(self.rules, node.beats.hearing, node.beats.all, int(node.epoch), now)
+        node.world.history.record(
+            "stops serving",
+            reason,
+            confirmed_seconds=round(min(confirmed, 1e6), 3),
+            silent={name: round(node.beats.hearing.silent_seconds(name, now), 3) for name in self.rules.others},
+            **({"told_by": superseded} if superseded else {}),
+        )
+        self._stopping = asyncio.create_task(self._fence(reason, look_at_log=bool(superseded)))
+
+    async def _fence(self, reason: str, *, look_at_log: bool) -> None:
+        if self._acting is not None:  # it may be starting the mail software
+            await asyncio.gather(self._acting, return_exceptions=True)
+        node = self._node
+        await node.stop_serving(reason)
+        node.held_because(reason)
+        self._stopping = None
+        if look_at_log:
+            node.look_again()
+
+    def _act(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            finally:
+                self._acting = None
+
+        self._acting = asyncio.create_task(run())
+
+    async def _prove(self, reason: str) -> None:
+        node, began = self._node, self._round
+        primary = node.primary
+        if primary is None or primary.capture is None:
+            return
+        node.held_because(reason)
+        try:
+            await primary.capture.prove(timeout_seconds=PROOF_SECONDS)
+        except Fenced:
+            return  # the capture has told the node
+        except HoldfastError:
+            self._rests_until = node.world.clocks.steady() + REST_SECONDS[0]
+            return
+        if began == self._round and node.primary is primary:
+            node.proved = True
+
+    async def _serve(self, reason: str) -> None:
+        node = self._node
+        node.held = ""
+        try:
+            await node.world.serving.start()
+        except HoldfastError as error:
+            node.world.history.record("could not serve with everything", error.message)
+            node.advice = error.hint or "`holdfast takeover` here tries again, and says what fails."
+            self._serve_again_at = node.world.clocks.steady() + SERVE_AGAIN_SECONDS
+        node.world.history.record("serves", reason, epoch=int(node.epoch))
+        node.serves_because("the last promotion in the log is this machine's")
+
+    # -- as the machine that was replaced -----------------------------------------------------------------------------
+
+    def _as_returned(self) -> None:
+        node = self._node
+        self._set(None)
+        failover = node.world.settings.failover
+        primary = node.primary_name
+        if failover.policy != "automatic" or failover.rejoin != "automatic" or primary is None:
+            return
+        beat = node.beats.last(primary)
+        if node.beats.alive(primary) and beat is not None and beat.role == Role.PRIMARY and not node.told_to_rejoin:
+            node.world.history.record("rejoins by itself", f"{primary} is the primary and is heard: [failover] rejoin")
+            node.order_rejoin()
+
+    # -- as a standby ------------------------------------------------------------------------------------------------
+
+    def _as_standby(self, now: float) -> None:
+        node = self._node
+        hearing, beats, me = node.beats.hearing, node.beats.all, self._self()
+        row = decide_standby(standby_facts(self.rules, me, hearing, beats, now))
+        silent = hearing.silent_seconds(me.primary, now) if me.primary else 0.0
+        if node.busy.locked() or self._acting is not None or node.role is Role.YIELDED:
+            return
+        if self._set(row) and silent >= MISSING_SECONDS and node.guarded:
+            heard = {name: round(hearing.silent_seconds(name, now), 3) for name in self.rules.others}
+            node.world.history.record(f"decided: {row.order}", f"{me.primary}: {row.reason}", silent=heard)
+        if row.order is Order.PROMOTE:
+            others = [name for name in self.rules.others if name != me.primary]
+            why = f"{me.primary} is not heard for {silent:.1f} s here, nor by {' or '.join(others)}"
+            self._act(self._take_over(me.primary, why))
+
+    async def _take_over(self, primary: str, why: str) -> None:
+        node = self._node
+        failure = ""
+        try:
+            outcome = await self.operations.takeover(why, confirm=lambda: self.confirm(primary))
+            failure = outcome.failure
+        except HoldfastError as error:
+            failure = error.message
+        if not failure:
+            self._rest_seconds = REST_SECONDS[0]
+            return
+        node.world.history.record("automatic takeover was given up", failure)
+        self._rests_until = node.world.clocks.steady() + self._rest_seconds
+        self._rest_seconds = min(self._rest_seconds * 2, REST_SECONDS[1])
+
+    # -- votes and pauses --------------------------------------------------------------------------------------------
+
+    async def confirm(self, primary: str) -> None:
+        """Ask the others, now. Raises Refused when not enough of them miss *primary*, or it is heard again."""
+        node = self._node
+        voters = [name for name in self.rules.others if name != primary]
+        asked = [asyncio.create_task(self._ask(name, Duty("vote", primary=primary))) for name in voters]
+        missing = []
+        for name, answer in zip(voters, await asyncio.gather(*asked), strict=True):
+            if answer is not None and answer.misses:
+                missing.append(name)
+        steady = node.world.clocks.steady()
+        why = confirmed_by(self.rules, node.beats.hearing, primary, missing, steady)
+        if why:
+            raise Refused(f"not confirmed: {why}")
+        node.world.history.record("confirmed by votes", f"{' and '.join(missing)} miss {primary} too")
+
+    async def _ask(self, machine: str, duty: Duty) -> Done | None:
+        """Its answer; None when there is none."""
+        try:
+            reply = await self._node.world.bus.request(
+                self._prefix + machine, msgspec.json.encode(duty), timeout_seconds=VOTE_SECONDS
+            )
+            return msgspec.json.decode(reply, type=Done)
+        except (HoldfastError, msgspec.DecodeError):
+            return None
+
+    async def _asked(self, subject: str, payload: bytes) -> bytes:
+        try:
+            duty = msgspec.json.decode(payload, type=Duty)
+        except msgspec.DecodeError:
+            return msgspec.json.encode(Done(refused="it does not understand the question"))
+        return msgspec.json.encode(self._answer(duty))
+
+    def _answer(self, duty: Duty) -> Done:
+        node = self._node
+        now = node.world.clocks.steady()
+        node.beats.hearing.look(now)
+        if duty.verb == "vote":
+            paused = bool(node.world.local.state.paused)
+            return Done(misses=not paused and vote(node.beats.hearing, duty.primary, now))
+        try:
+            if duty.verb == "pause":
+                node.order_pause(duty.why)
+            elif duty.verb == "resume":
+                node.order_resume()
+            else:
+                return Done(refused=f"it does not know {duty.verb!r}")
+        except HoldfastError as error:
+            return Done(refused=error.message)
+        return Done()
+
+    async def pause(self, why: str) -> dict[str, str]:
+        """Here and on every machine that answers. Machine to what is wrong there; empty: it is done."""
+        self._node.order_pause(why)
+        return await self._tell_all(Duty("pause", why=why))
+
+    async def resume(self) -> dict[str, str]:
+        """As :meth:`pause`; the primary first. Raises Refused."""
+        primary = self._node.primary_name
+        found = await self._tell_all(Duty("resume"), [name for name in self.rules.others if name == primary])
+        self._node.order_resume()
+        return {**found, **await self._tell_all(Duty("resume"), [n for n in self.rules.others if n != primary])}
+
+    async def _tell_all(self, duty: Duty, machines: list[str] | None = None) -> dict[str, str]:
+        asked = list(self.rules.others) if machines is None else machines
+        answers = await asyncio.gather(*(self._ask(name, duty) for name in asked))
+        return {
+            name: "it does not answer" if answer is None else answer.refused
+            for name, answer in zip(asked, answers, strict=True)
+        }
