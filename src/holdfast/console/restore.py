@@ -1,4 +1,4 @@
-"""``holdfast restore``: a snapshot, one of its trees, or what stands at a path, into a folder."""
+"""``holdfast restore``: a snapshot or any instant of it, one of its trees, or what stands at a path, into a folder."""
 
 from __future__ import annotations
 
@@ -9,30 +9,39 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from holdfast.console.emit import emit, json_option
+from holdfast.console.restore_options import MailWish, mail_options
 from holdfast.console.vault_choice import vault_options
 
 if TYPE_CHECKING:
     from holdfast.console.vault_choice import VaultChoice
     from holdfast.console.vault_paths import PathIn
+    from holdfast.vault.instant import Instant
     from holdfast.vault.record import Snapshot
-    from holdfast.vault.repository import SnapshotName, Vault
+    from holdfast.vault.repository import Vault
     from holdfast.vault.restore import Restored
 
-FAILURES_SHOWN_MAX: Final = 50
+SHOWN_MAX: Final = 50
 
 
 class _Plan(NamedTuple):
     """What a restore does: the dry run shows it, the real one carries it out."""
 
-    name: SnapshotName
-    snapshot: Snapshot
+    instant: Instant
     wanted: PathIn | None
     """None: every tree."""
     target: Path
     files: int
     bytes: int
+    counted: bool
+    """False: *files* and *bytes* are those of the snapshot the instant goes on from."""
     gaps: tuple[str, ...]
     """What the snapshot lacks of what is wanted."""
+    lacks: tuple[str, ...]
+    """Secrets and the like without which what is restored will not work."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.instant.snapshot
 
 
 @click.command()
@@ -40,8 +49,9 @@ class _Plan(NamedTuple):
 @click.option(
     "--to", "target", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to: a new or empty folder."
 )
-@click.option("--at", default="latest", show_default=True, metavar="WHEN", help="A snapshot's name, or a time.")
+@click.option("--at", default="latest", show_default=True, metavar="WHEN", help="From when; see above.")
 @click.option("--tree", default="", help="One tree only (store, config, groupware, software ...); PATH is in it.")
+@mail_options
 @click.option("--dry-run", is_flag=True, help="Show what would be restored, and from when; write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @vault_options
@@ -53,10 +63,11 @@ def restore(
     tree: str,
     dry_run: bool,
     quiet: bool,
+    wish: MailWish,
     choice: VaultChoice,
     as_json: bool,
 ) -> None:
-    """Bring back a whole site, one tree or one path, as it was, into a folder.
+    """Bring back a site, a tree, a path, an account, a folder, a message, an event: into a folder or the server.
 
     Nothing that exists is ever replaced: the folder must be new or empty. Without PATH and --tree every tree goes into
     a folder of its own below it. PATH is TREE/PATH, or a path as it stood on the machine (/home/me/Maildir/cur).
@@ -64,48 +75,66 @@ def restore(
     not know) is named, and the exit status is 3.
 
     \b
-    WHEN   latest | a snapshot's name | '2026-11-21 14:00' | 'yesterday 14:00' | '2 hours ago'
-           A time means what was kept last before it; times without an offset are of this machine's zone.
+    WHEN   latest
+           '2026-11-21 14:00', 'yesterday 14:00', '2 hours ago'
+           a snapshot's name, from `holdfast vault list`
+           a position of the log, 3f2a91c0:123456
+
+    Times without an offset are of this machine's zone. Where the agent feeds the vault from the log, a time is exact
+    to the second. Where only `holdfast vault backup` does, it means the last snapshot before it.
 
     \b
     Example:
       holdfast restore --to /srv/restored
-      holdfast restore --at 'yesterday 14:00' --tree config --to /tmp/etc-of-yesterday
+      holdfast restore --at 'yesterday 14:00' --tree config --to /tmp/etc
       holdfast restore store/anna --at 3f2a91 --to /tmp/anna --dry-run
+      holdfast restore --account alice@example.org --at 'monday 08:00' --into-server --dry-run
+      holdfast restore --account alice@example.org --folder Projects --to /tmp/projects
+      holdfast restore --message 3f2a91c0-5d0e77a1c2 --into-server --into-folder Restored
     """
+    from holdfast.console.vault_at import instant_at
     from holdfast.console.vault_open import opened
 
+    if wish.asked:
+        if path or tree:
+            raise click.UsageError("accounts, messages and items are found by themselves: without PATH and --tree")
+        from holdfast.console.restore_mail import How, restore_mail
+
+        restore_mail(wish, How(at, target, dry_run, quiet, as_json), choice)
+        return
     if target is None and not dry_run:
         raise click.UsageError("say where to: --to FOLDER (new or empty)")
-    with opened(choice) as vault_at:
-        plan = _planned(vault_at.vault, at, path, tree, target or Path())
+    with opened(choice) as vault_at, instant_at(vault_at.vault, at) as instant:
+        plan = _planned(instant, path, tree, target or Path())
         if dry_run:
             _show_plan(plan, target, as_json)
             return
         if not as_json:
             _announce(plan)
-        restored, seconds = _carried_out(vault_at.vault, plan, quiet=quiet or as_json)
-    _report(plan, restored, seconds, as_json)
+        restored, seconds = _carried_out(plan, quiet=quiet or as_json)
+        _report(plan, restored, seconds, as_json)
     sys.exit(int(_status(plan, restored)))
 
 
-def _planned(vault: Vault, at: str, path: str, tree: str, target: Path) -> _Plan:
+def _planned(instant: Instant, path: str, tree: str, target: Path) -> _Plan:
     from holdfast.changes.exchange import EntryKind
-    from holdfast.console.vault_at import snapshot_at
     from holdfast.console.vault_paths import path_in
+    from holdfast.mail.vault_inventory import completeness
     from holdfast.vault.record import lookup, walk
 
-    name = snapshot_at(vault, at)
-    snapshot = vault.snapshot(name)
+    vault, snapshot = instant.vault, instant.snapshot
     if not path and not tree:
-        return _Plan(name, snapshot, None, target, snapshot.files, snapshot.bytes, _gaps(snapshot, None))
+        counted = snapshot.files >= 0
+        counts = snapshot if counted else vault.snapshot(instant.target.base)
+        lacks = completeness(snapshot.trees, vault.content).gaps
+        return _Plan(instant, None, target, counts.files, counts.bytes, counted, _gaps(snapshot, None), lacks)
     wanted = path_in(snapshot, path, tree)
     entry = lookup(wanted.tree, wanted.path, vault.content)
     below = walk(entry.content, vault.content) if entry.kind is EntryKind.DIRECTORY else iter(())
-    found = [one.entry for one in below if one.entry.kind is EntryKind.FILE]
+    found = [one.entry.size for one in below if one.entry.kind is EntryKind.FILE]
     if entry.kind is EntryKind.FILE:
-        found = [entry]
-    return _Plan(name, snapshot, wanted, target, len(found), sum(one.size for one in found), _gaps(snapshot, wanted))
+        found = [entry.size]
+    return _Plan(instant, wanted, target, len(found), sum(found), True, _gaps(snapshot, wanted), ())
 
 
 def _gaps(snapshot: Snapshot, wanted: PathIn | None) -> tuple[str, ...]:
@@ -123,10 +152,11 @@ def _touches(gap: bytes, path: bytes) -> bool:
     return not path or not gap or (gap + b"/").startswith(path + b"/") or (path + b"/").startswith(gap + b"/")
 
 
-def _carried_out(vault: Vault, plan: _Plan, *, quiet: bool) -> tuple[Restored, float]:
+def _carried_out(plan: _Plan, *, quiet: bool) -> tuple[Restored, float]:
     from holdfast.console.progress import Progress
     from holdfast.vault.restore import restore_path, restore_snapshot
 
+    vault: Vault = plan.instant.vault
     with Progress("restoring", plan.bytes, quiet=quiet) as progress:
 
         def show(so_far: Restored) -> None:
@@ -142,7 +172,7 @@ def _carried_out(vault: Vault, plan: _Plan, *, quiet: bool) -> tuple[Restored, f
 def _status(plan: _Plan, restored: Restored) -> int:
     from holdfast.errors import ExitStatus
 
-    return ExitStatus.DIFFERENCES if plan.gaps else restored.exit_status
+    return ExitStatus.DIFFERENCES if plan.gaps or plan.lacks else restored.exit_status
 
 
 def _what(plan: _Plan) -> str:
@@ -154,15 +184,9 @@ def _what(plan: _Plan) -> str:
 
 
 def _announce(plan: _Plan) -> None:
-    import time
+    from holdfast.console.vault_at import instant_words
 
-    from holdfast.console.words import ago_text, time_text
-
-    taken_ns = plan.snapshot.taken_at_ns
-    age = ago_text(time.time() - taken_ns / 1e9)
-    click.echo(
-        f"from snapshot {plan.name.short[:8]} of {plan.snapshot.machine}, {time_text(taken_ns)} ({age}): {_what(plan)}"
-    )
+    click.echo(f"from {instant_words(plan.instant)}")
 
 
 def _show_plan(plan: _Plan, target: Path | None, as_json: bool) -> None:
@@ -172,8 +196,9 @@ def _show_plan(plan: _Plan, target: Path | None, as_json: bool) -> None:
         emit({"dry_run": True, **_facts(plan), "to": str(target) if target else None})
         return
     _announce(plan)
+    about = "" if plan.counted else "about "
     where = f" into {target}" if target else ""
-    click.echo(f"would restore {counted(plan.files, 'file')}, {bytes_text(plan.bytes)}{where}")
+    click.echo(f"would restore {_what(plan)}: {about}{counted(plan.files, 'file')}, {bytes_text(plan.bytes)}{where}")
     _show_gaps(plan)
     if target is not None and target.is_dir() and any(target.iterdir()):
         click.echo(f"! {target} is not empty: it would be refused. Give a new folder.", err=True)
@@ -185,22 +210,28 @@ def _show_gaps(plan: _Plan) -> None:
 
     if plan.gaps:
         click.echo(f"! the snapshot lacks {counted(len(plan.gaps), 'thing')} of it, or has it not for sure:", err=True)
-    for gap in plan.gaps[:FAILURES_SHOWN_MAX]:
+    for gap in plan.gaps[:SHOWN_MAX]:
         click.echo(f"    {gap}", err=True)
+    for words in plan.lacks:
+        click.echo(f"! lacks {words}", err=True)
 
 
 def _facts(plan: _Plan) -> dict[str, Any]:
     from holdfast.console.words import iso_text, path_text
 
+    position = plan.instant.position
     return {
-        "snapshot": plan.name.short,
-        "taken_at": iso_text(plan.snapshot.taken_at_ns),
+        "snapshot": plan.instant.target.base.short,
+        "at": iso_text(plan.snapshot.taken_at_ns),
+        "position": str(position) if position else None,
         "machine": plan.snapshot.machine,
         "trees": [tree.name for tree in plan.snapshot.trees] if plan.wanted is None else [plan.wanted.tree.name],
         "path": path_text(plan.wanted.path) if plan.wanted is not None else "",
         "files": plan.files,
         "bytes": plan.bytes,
+        "counted": plan.counted,
         "gaps": list(plan.gaps),
+        "lacks": list(plan.lacks),
     }
 
 
@@ -210,24 +241,16 @@ def _report(plan: _Plan, restored: Restored, seconds: float, as_json: bool) -> N
     if as_json:
         failures = [{"path": path_text(one.path), "reason": one.reason} for one in restored.failures]
         done = {"restored_files": restored.files, "restored_bytes": restored.bytes, "seconds": round(seconds, 3)}
-        emit(
-            {
-                **_facts(plan),
-                "to": str(plan.target),
-                **done,
-                "failures": failures,
-                "failures_total": restored.failures_total,
-            }
-        )
+        end = {"failures": failures, "failures_total": restored.failures_total}
+        emit({"dry_run": False, **_facts(plan), "to": str(plan.target), **done, **end})
         return
-    click.echo(
-        f"{counted(restored.files, 'file')}, {bytes_text(restored.bytes)} in {plan.target} ({duration_text(seconds)})"
-    )
+    files, size = counted(restored.files, "file"), bytes_text(restored.bytes)
+    click.echo(f"restored {_what(plan)}: {files}, {size} into {plan.target} ({duration_text(seconds)})")
     _show_gaps(plan)
     if restored.failures_total:
         what = counted(restored.failures_total, "thing is", "things are")
         click.echo(f"! {what} not back, or not exactly:", err=True)
-    for failure in restored.failures[:FAILURES_SHOWN_MAX]:
+    for failure in restored.failures[:SHOWN_MAX]:
         click.echo(f"    {path_text(failure.path) or '.'}: {failure.reason}", err=True)
-    if restored.failures_total > FAILURES_SHOWN_MAX:
-        click.echo(f"    and {restored.failures_total - FAILURES_SHOWN_MAX:,} more (--json names them)", err=True)
+    if restored.failures_total > SHOWN_MAX:
+        click.echo(f"    and {restored.failures_total - SHOWN_MAX:,} more (--json names them)", err=True)

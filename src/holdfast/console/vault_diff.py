@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -12,7 +13,8 @@ from holdfast.console.vault_choice import vault_options
 
 if TYPE_CHECKING:
     from holdfast.console.vault_choice import VaultChoice
-    from holdfast.vault.repository import SnapshotName, Vault
+    from holdfast.vault.instant import Instant
+    from holdfast.vault.repository import Vault
 
 _MARKS: Final = {"added": "+", "removed": "-", "content": "M", "meta": "m"}
 
@@ -26,7 +28,8 @@ _MARKS: Final = {"added": "+", "removed": "-", "content": "M", "meta": "m"}
 def diff(old: str, new: str, tree: str, choice: VaultChoice, as_json: bool) -> None:
     """What changed between two snapshots; without arguments: between the last two.
 
-    OLD and NEW are names of snapshots, or times. Exit status 3 when there are differences, 0 when there are none.
+    OLD and NEW are names of snapshots, or times, as --at of `holdfast restore` takes them. Exit status 3 when there are
+    differences, 0 when there are none.
 
     \b
     +  new        -  gone        M  other contents        m  only owner, mode, times or attributes
@@ -36,47 +39,57 @@ def diff(old: str, new: str, tree: str, choice: VaultChoice, as_json: bool) -> N
       holdfast vault diff
       holdfast vault diff 'tuesday 08:00' 'tuesday 18:00' --tree store
     """
-    from holdfast.console.vault_at import snapshot_at
+    from holdfast.console.vault_at import instant_at
     from holdfast.console.vault_open import opened
-    from holdfast.console.words import path_text
+    from holdfast.console.words import iso_text, path_text
     from holdfast.errors import ExitStatus
     from holdfast.vault.difference import differences
+    from holdfast.vault.faults import VaultDamaged
 
-    with opened(choice) as at:
-        after = snapshot_at(at.vault, new)
-        before = snapshot_at(at.vault, old) if old else _one_before(at.vault, after)
-        found = [
-            difference
-            for difference in differences(at.vault.snapshot(before), at.vault.snapshot(after), at.vault.content)
-            if not tree or difference.tree == tree
-        ]
+    with ExitStack() as stack:
+        vault = stack.enter_context(opened(choice)).vault
+        after = stack.enter_context(instant_at(vault, new))
+        before = stack.enter_context(instant_at(vault, old or _one_before(vault, after)))
+
+        def read(content_id: bytes) -> bytes:
+            """Each of the two may hold what the other has not."""
+            try:
+                return after.vault.content(content_id)
+            except VaultDamaged:
+                return before.vault.content(content_id)
+
+        every = differences(before.snapshot, after.snapshot, read)
+        found = [one for one in every if not tree or one.tree == tree]
+        span = before.snapshot.taken_at_ns, after.snapshot.taken_at_ns
     if as_json:
         rows = [{"tree": one.tree, "path": path_text(one.path), "kind": one.kind.value} for one in found]
-        emit({"old": before.short, "new": after.short, "differences": rows})
+        emit({"old": iso_text(span[0]), "new": iso_text(span[1]), "differences": rows})
     else:
         for one in found:
             click.echo(f"{_MARKS[one.kind.value]} {one.tree}/{path_text(one.path)}")
-        click.echo(_total(before, after, [one.kind.value for one in found]), err=True)
+        click.echo(_total(span, [one.kind.value for one in found]), err=True)
     sys.exit(int(ExitStatus.DIFFERENCES if found else ExitStatus.DONE))
 
 
-def _one_before(vault: Vault, name: SnapshotName) -> SnapshotName:
+def _one_before(vault: Vault, instant: Instant) -> str:
     from holdfast.vault.faults import SnapshotUnknown
 
     names = vault.snapshots()
-    at = names.index(name)
+    base = instant.target.base
+    if instant.target.frames:
+        return base.name
+    at = names.index(base)
     if at == 0:
         hint = "Compare after the next backup, or name two snapshots."
-        raise SnapshotUnknown(f"there is no snapshot before {name.short[:8]}", hint=hint)
-    return names[at - 1]
+        raise SnapshotUnknown(f"there is no snapshot before {base.short[:8]}", hint=hint)
+    return names[at - 1].name
 
 
-def _total(before: SnapshotName, after: SnapshotName, kinds: list[str]) -> str:
+def _total(span: tuple[int, int], kinds: list[str]) -> str:
     from holdfast.console.words import time_text
 
-    span = f"{before.short[:8]} ({time_text(before.taken_at_ns)}) to {after.short[:8]} ({time_text(after.taken_at_ns)})"
     counts = ", ".join(f"{kinds.count(kind):,} {word}" for kind, word in _WORDS.items() if kind in kinds)
-    return f"{span}:\n{counts or 'no differences'}"
+    return f"{time_text(span[0])} to {time_text(span[1])}: {counts or 'no differences'}"
 
 
 _WORDS: Final = {"added": "new", "removed": "gone", "content": "with other contents", "meta": "with other metadata"}

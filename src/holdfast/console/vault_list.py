@@ -34,7 +34,9 @@ def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) 
         _vaults(as_json)
         return
     from holdfast.console.vault_open import opened
+    from holdfast.console.words import iso_text, time_text
     from holdfast.errors import ExitStatus
+    from holdfast.vault.instant import Archive
 
     with opened(choice, read=False) as at:
         names = at.vault.snapshots()
@@ -42,12 +44,17 @@ def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) 
         rows = [_row(at.vault, name, readable=bool(at.vault.readers)) for name in shown]
         place = at.place
         readable = bool(at.vault.readers)
+        spans = Archive(at.vault).spans()
     if as_json:
-        emit({"vault": place.name, "location": place.location, "total": len(names), "snapshots": rows})
+        any_second = [{"from": iso_text(begin), "to": iso_text(end)} for begin, end in spans]
+        facts = {"vault": place.name, "location": place.location, "total": len(names), "snapshots": rows}
+        emit({**facts, "any_second": any_second})
     elif not names:
         click.echo(f"{place.name} has no snapshot yet. Make one: holdfast vault backup")
     else:
         _show(rows, len(names), readable)
+        for begin, end in spans:
+            click.echo(f"any second from {time_text(begin)} to {time_text(end)} can be restored")
     if any(row.get("damaged") for row in rows):
         raise SystemExit(int(ExitStatus.DIFFERENCES))
 

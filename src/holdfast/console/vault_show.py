@@ -15,13 +15,14 @@ from holdfast.console.vault_choice import vault_options
 if TYPE_CHECKING:
     from holdfast.console.vault_choice import VaultChoice
     from holdfast.console.vault_paths import PathIn
-    from holdfast.vault.record import Entry, Snapshot
-    from holdfast.vault.repository import SnapshotName, Vault
+    from holdfast.vault.instant import Instant
+    from holdfast.vault.record import Entry
+    from holdfast.vault.repository import Vault
 
 
 @click.command()
 @click.argument("path", default="")
-@click.option("--at", default="latest", show_default=True, metavar="WHEN", help="A snapshot's name, or a time.")
+@click.option("--at", default="latest", show_default=True, metavar="WHEN", help="As for `holdfast restore`.")
 @click.option("--tree", default="", help="PATH is in this tree.")
 @click.option("--gaps", is_flag=True, help="Everything the snapshot should have and has not.")
 @vault_options
@@ -37,31 +38,30 @@ def show(path: str, at: str, tree: str, gaps: bool, choice: VaultChoice, as_json
       holdfast vault show --at 'yesterday 14:00' store/anna/cur
       holdfast vault show --at 3f2a config/postfix/main.cf > main.cf
     """
-    from holdfast.console.vault_at import snapshot_at
+    from holdfast.console.vault_at import instant_at
     from holdfast.console.vault_open import opened
     from holdfast.console.vault_paths import path_in
 
-    with opened(choice) as vault_at:
-        vault = vault_at.vault
-        name = snapshot_at(vault, at)
-        snapshot = vault.snapshot(name)
+    with opened(choice) as vault_at, instant_at(vault_at.vault, at) as instant:
         if gaps or not (path or tree):
-            _summary(vault, name, snapshot, gaps, as_json)
+            _summary(instant, gaps, as_json)
         else:
-            _thing(vault, name, path_in(snapshot, path, tree), as_json)
+            _thing(instant, path_in(instant.snapshot, path, tree), as_json)
 
 
-def _summary(vault: Vault, name: SnapshotName, snapshot: Snapshot, gaps: bool, as_json: bool) -> None:
+def _summary(instant: Instant, gaps: bool, as_json: bool) -> None:
     from holdfast.console.words import ago_text, bytes_text, counted, iso_text, path_text, time_text
     from holdfast.mail.vault_inventory import completeness
 
+    vault, snapshot, name = instant.vault, instant.snapshot, instant.target.base
     whole = completeness(snapshot.trees, vault.content)
     if as_json:
         emit(
             {
                 "snapshot": name.short,
                 "object": name.name,
-                "taken_at": iso_text(snapshot.taken_at_ns),
+                "at": iso_text(snapshot.taken_at_ns),
+                "position": str(instant.position) if instant.position else None,
                 "machine": snapshot.machine,
                 "trees": {tree.name: path_text(tree.root) for tree in snapshot.trees},
                 "files": snapshot.files,
@@ -82,7 +82,12 @@ def _summary(vault: Vault, name: SnapshotName, snapshot: Snapshot, gaps: bool, a
     age = ago_text(time.time() - snapshot.taken_at_ns / 1e9)
     click.echo(f"snapshot  {name.short[:8]}")
     click.echo(f"taken     {time_text(snapshot.taken_at_ns)} ({age}), on {snapshot.machine}")
-    click.echo(f"holds     {counted(snapshot.files, 'file')}, {bytes_text(snapshot.bytes)}")
+    if instant.position is not None:
+        click.echo(
+            f"position  {instant.position} of the log" + (", after the snapshot" if instant.target.frames else "")
+        )
+    if snapshot.files >= 0:
+        click.echo(f"holds     {counted(snapshot.files, 'file')}, {bytes_text(snapshot.bytes)}")
     for number, tree in enumerate(snapshot.trees):
         click.echo(f"{'' if number else 'trees':9} {tree.name:12} {path_text(tree.root)}")
     if snapshot.skipped_total:
@@ -102,11 +107,12 @@ def _summary(vault: Vault, name: SnapshotName, snapshot: Snapshot, gaps: bool, a
         click.echo(f"          holdfast vault show --at {name.short[:8]} --gaps")
 
 
-def _thing(vault: Vault, name: SnapshotName, wanted: PathIn, as_json: bool) -> None:
+def _thing(instant: Instant, wanted: PathIn, as_json: bool) -> None:
     from holdfast.changes.exchange import EntryKind
     from holdfast.console.words import path_text
     from holdfast.vault.record import entries_of, lookup
 
+    vault, name = instant.vault, instant.target.base
     entry = lookup(wanted.tree, wanted.path, vault.content)
     if as_json:
         inside = entries_of(entry.content, vault.content) if entry.kind is EntryKind.DIRECTORY else iter(())
