@@ -1,4 +1,4 @@
-"""What the index remembers is what its tables say, whatever happened."""
+"""What the index remembers, and has not yet written, is what its tables would say, whatever happened."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ contents = st.sampled_from([b"", b"d" * 32, b"d" * (index_module.REMEMBERED_CONT
 
 
 class Remembering(RuleBasedStateMachine):
+    """Everything is done to two indexes; of one, all is written to its tables after each step and read from there."""
+
     @initialize()
     def open(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.index = Index.open(Path(self.folder.name) / "index.db")
+        self.index, self.plain = (Index.open(Path(self.folder.name) / name) for name in ("index.db", "plain.db"))
         self.chain = chain_start(Incarnation("ab" * 16))
-        self.parent = self.index.add(self.blank(NodeKind.DIRECTORY))
-        self.index.bind(SUPER_ROOT, b"store", self.parent)
-        self.index.commit(self.chain, Epoch(1))
+        for index in self.both:
+            self.parent = index.add(self.blank(NodeKind.DIRECTORY))
+            index.bind(SUPER_ROOT, b"store", self.parent)
+            index.commit(self.chain, Epoch(1))
+
+    @property
+    def both(self) -> tuple[Index, Index]:
+        return self.index, self.plain
 
     def blank(
         self, kind: NodeKind = NodeKind.FILE, handle: bytes | None = None, size: int = 0, content: bytes = b""
@@ -39,69 +46,102 @@ class Remembering(RuleBasedStateMachine):
 
     @rule(name=names, handle=handles, size=sizes, content=contents)
     def put(self, name: bytes, handle: bytes | None, size: int, content: bytes) -> None:
-        standing = self.index.child(self.parent, name)
-        if standing is not None:
-            self.index.unbind(self.parent, name)
-            self.index.drop_if_nameless(standing)
-        self.index.bind(self.parent, name, self.index.add(self.blank(NodeKind.FILE, handle, size, content)))
+        for index in self.both:
+            self._remove(index, name)
+            index.bind(self.parent, name, index.add(self.blank(NodeKind.FILE, handle, size, content)))
 
     @rule(name=names, to=names)
     def link(self, name: bytes, to: bytes) -> None:
-        node = self.index.child(self.parent, name)
-        if node is not None and self.index.child_id(self.parent, to) is None:
-            self.index.bind(self.parent, to, node.id)
+        for index in self.both:
+            node = index.child(self.parent, name)
+            if node is not None and index.child_id(self.parent, to) is None:
+                index.bind(self.parent, to, node.id)
 
     @rule(name=names, to=names)
     def move(self, name: bytes, to: bytes) -> None:
-        if self.index.child_id(self.parent, name) is not None and self.index.child_id(self.parent, to) is None:
-            self.index.move(self.parent, name, self.parent, to, directory=False)
+        for index in self.both:
+            if index.child_id(self.parent, name) is not None and index.child_id(self.parent, to) is None:
+                index.move(self.parent, name, self.parent, to, directory=False)
 
     @rule(name=names, handle=handles, size=sizes, content=contents)
     def update(self, name: bytes, handle: bytes | None, size: int, content: bytes) -> None:
-        node = self.index.child(self.parent, name)
-        if node is not None:
-            self.index.update(node, node._replace(handle=handle, size=size, content=content))
+        for index in self.both:
+            node = index.child(self.parent, name)
+            if node is not None:
+                index.update(node, node._replace(handle=handle, size=size, content=content))
+
+    @rule(name=names, size=sizes)
+    def grow(self, name: bytes, size: int) -> None:
+        for index in self.both:
+            node = index.child(self.parent, name)
+            if node is not None:
+                index.update(node, node._replace(size=size))
 
     @rule(name=names, handle=handles, ino=sizes)
     def resight(self, name: bytes, handle: bytes | None, ino: int) -> None:
-        node_id = self.index.child_id(self.parent, name)
-        if node_id is not None:
-            self.index.resight(node_id, handle, ino, 5)
+        for index in self.both:
+            node_id = index.child_id(self.parent, name)
+            if node_id is not None:
+                index.resight(node_id, handle, ino, 5)
 
     @rule(name=names)
     def doubt(self, name: bytes) -> None:
-        node_id = self.index.child_id(self.parent, name)
-        if node_id is not None:
-            self.index.doubt(node_id)
+        for index in self.both:
+            node_id = index.child_id(self.parent, name)
+            if node_id is not None:
+                index.doubt(node_id)
 
     @rule(name=names)
     def remove(self, name: bytes) -> None:
-        node = self.index.child(self.parent, name)
+        for index in self.both:
+            self._remove(index, name)
+
+    def _remove(self, index: Index, name: bytes) -> None:
+        node = index.child(self.parent, name)
         if node is not None:
-            self.index.unbind(self.parent, name)
-            self.index.drop_if_nameless(node)
+            index.unbind(self.parent, name)
+            index.drop_if_nameless(node)
+
+    @rule()
+    def list_all(self) -> None:
+        assert list(self.index.rows(self.parent)) == list(self.plain.rows(self.parent))
+        assert self.index.children(self.parent) == self.plain.children(self.parent)
 
     @rule()
     def commit(self) -> None:
-        self.index.commit(self.chain, Epoch(1))
+        for index in self.both:
+            index.commit(self.chain, Epoch(1))
+        readers = [index.reader() for index in self.both]
+        assert readers[0].children(self.parent) == readers[1].children(self.parent)
+        for reader in readers:
+            reader.close()
 
     @rule()
     def rollback(self) -> None:
-        self.index.rollback()
+        for index in self.both:
+            index.rollback()
 
     @invariant()
     def remembers_what_is_written(self) -> None:
         if not hasattr(self, "index"):
             return
+        self.plain._write()
+        self.plain._forget()
+        assert self.index.totals() == self.plain.totals()
         for name in NAMES:
-            written = IndexReader.child_id(self.index, self.parent, name)
+            written = IndexReader.child_id(self.plain, self.parent, name)
             assert self.index.child_id(self.parent, name) == written
             if written is not None:
-                assert self.index.node(written) == IndexReader.node(self.index, written)
+                node = IndexReader.node(self.plain, written)
+                assert self.index.node(written) == self.index.child(self.parent, name) == node
+        for handle in HANDLES:
+            if handle is not None:
+                assert self.index.by_handle(handle) == IndexReader.by_handle(self.plain, handle)
 
     def teardown(self) -> None:
         if hasattr(self, "index"):
-            self.index.close()
+            for index in self.both:
+                index.close()
             self.folder.cleanup()
 
 

@@ -29,6 +29,8 @@ REMEMBERED_MAX: Final = 4096
 About 5 MB."""
 REMEMBERED_CONTENT_BYTES_MAX: Final = 1024
 """Digests of files up to 2 MiB."""
+UNWRITTEN_MAX: Final = 4096
+"""Rows updated in memory: about 3 MB. Those of large files are not kept."""
 SUPER_ROOT: Final = 0
 
 _SCHEMA: Final = f"""
@@ -104,6 +106,7 @@ class IndexReader:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._execute: Callable[..., Any] = connection.cursor().execute
+        self._executemany: Callable[..., Any] = connection.cursor().executemany
         self._parents: dict[int, tuple[int, bytes]] = {}
         self._directories: dict[tuple[str, bytes], int] = {}
 
@@ -269,6 +272,10 @@ class Index(IndexReader):
         self._entries: dict[tuple[int, bytes], int | None] = {}
         """What is known to stand at a place (None: nothing), for as long as it is true."""
         self._nodes: dict[int, Node] = {}
+        self._handles: dict[bytes, int | None] = {}
+        """Whose a handle is (None: nobody's), for as long as it is true or its node shows that it is not."""
+        self._unwritten: dict[int, Node] = {}
+        """Rows to be updated: a file that changes with every message is written once a commit."""
         self._execute("BEGIN IMMEDIATE")
 
     @classmethod
@@ -316,8 +323,8 @@ class Index(IndexReader):
             *zip(("directories", "files", "symlinks", "bytes"), self._totals, strict=True),
         ]
         try:
-            for pair in values:
-                self._execute("INSERT OR REPLACE INTO state VALUES(?, ?)", pair)
+            self._write()
+            self._executemany("INSERT OR REPLACE INTO state VALUES(?, ?)", values)
             self._execute("COMMIT")
         except (apsw.FullError, apsw.IOError) as error:
             raise _no_space(self.file) from error
@@ -333,10 +340,10 @@ class Index(IndexReader):
 
     def clear(self) -> None:
         """Forget everything (in the open transaction): for a scan or a seed from nothing."""
+        self._forget()
         for table in ("node", "entry", "state"):
             self._execute(f"DELETE FROM {table}")
         self._totals = [0, 0, 0, 0]
-        self._forget()
 
     def close(self) -> None:
         """Close; what was not committed is gone."""
@@ -357,13 +364,40 @@ class Index(IndexReader):
             self._remember_entry(place, node_id)
             return node_id
 
+    def child(self, parent: int, name: bytes) -> Node | None:
+        node_id = self.child_id(parent, name)
+        if node_id is None:
+            return None
+        return self._nodes.get(node_id) or self.node(node_id)
+
     def node(self, node_id: int) -> Node | None:
-        known = self._nodes.get(node_id)
+        known = self._nodes.get(node_id) or self._unwritten.get(node_id)
         if known is None:
             known = super().node(node_id)
             if known is not None:
                 self._remember(known)
         return known
+
+    def by_handle(self, handle: bytes) -> Node | None:
+        try:
+            node_id = self._handles[handle]
+        except KeyError:
+            pass
+        else:
+            if node_id is None:
+                return None
+            known = self.node(node_id)
+            if known is not None and known.handle == handle:
+                return known
+        row = self._execute("SELECT id FROM node WHERE handle = ?", (handle,)).fetchone()
+        self._remember_handle(handle, None if row is None else row[0])
+        return None if row is None else self.node(row[0])
+
+    def _remember_handle(self, handle: bytes | None, node_id: int | None) -> None:
+        if handle is not None:
+            if len(self._handles) >= REMEMBERED_MAX:
+                self._handles.clear()
+            self._handles[handle] = node_id
 
     def _remember_entry(self, place: tuple[int, bytes], node_id: int | None) -> None:
         if len(self._entries) >= REMEMBERED_MAX:
@@ -379,14 +413,31 @@ class Index(IndexReader):
         self._nodes[node.id] = node
 
     def _forget(self) -> None:
-        self._entries.clear()
-        self._nodes.clear()
+        for remembered in (self._entries, self._nodes, self._handles, self._unwritten):
+            remembered.clear()
         self.forget_paths()
+
+    def _write(self) -> None:
+        """Bring updated rows into the tables: before others than their own are asked of them."""
+        if self._unwritten:
+            rows = [(*node[3:], node.id) for node in self._unwritten.values()]
+            self._unwritten.clear()
+            self._executemany(_UPDATE, rows)
+
+    def children(self, parent: int) -> dict[bytes, Node]:
+        self._write()
+        return super().children(parent)
+
+    def rows(self, parent: int) -> Iterator[Row]:
+        self._write()
+        return super().rows(parent)
 
     def _take_handle(self, handle: bytes | None) -> None:
         """Whoever has *handle* has it no more: the kernel reused it."""
+        self._write()
         self._execute("UPDATE node SET handle = NULL WHERE handle = ?", (handle,))
         self._nodes.clear()
+        self._handles.clear()
 
     # -- changes -------------------------------------------------------------------------------------------------------
 
@@ -411,6 +462,7 @@ class Index(IndexReader):
         except apsw.ConstraintError:
             self._take_handle(node.handle)
             self._execute(_INSERT, (node_id, *node[1:]))
+        self._remember_handle(node.handle, node_id)
         self._count(node.kind, 1, node.size)
         return node_id
 
@@ -420,21 +472,27 @@ class Index(IndexReader):
             if new.handle is not None:
                 self._take_handle(new.handle)
             self._execute("UPDATE node SET handle = ? WHERE id = ?", (new.handle, old.id))
-        self._execute(_UPDATE, (*new[3:], old.id))
+            self._remember_handle(new.handle, old.id)
+        self._unwritten[old.id] = new
+        if len(self._unwritten) >= UNWRITTEN_MAX or len(new.content) > REMEMBERED_CONTENT_BYTES_MAX:
+            self._write()
         self._remember(new)
         self._count(old.kind, 0, new.size - old.size)
 
     def resight(self, node_id: int, handle: bytes | None, ino: int, ctime_ns: int) -> None:
         """The node was seen, unchanged in all that travels."""
+        self._write()
         try:
             self._execute(_RESIGHT, (handle, ino, ctime_ns, node_id))
         except apsw.ConstraintError:
             self._take_handle(handle)
             self._execute(_RESIGHT, (handle, ino, ctime_ns, node_id))
         self._nodes.pop(node_id, None)
+        self._remember_handle(handle, node_id)
 
     def doubt(self, node_id: int) -> None:
         """The node's content may not be what it was: the next look reads it, whatever size and times say."""
+        self._write()
         self._execute("UPDATE node SET ctime_ns = 0 WHERE id = ?", (node_id,))
         self._nodes.pop(node_id, None)
 
@@ -463,6 +521,9 @@ class Index(IndexReader):
             return False
         self._execute("DELETE FROM node WHERE id = ?", (node.id,))
         self._nodes.pop(node.id, None)
+        self._unwritten.pop(node.id, None)
+        if node.handle is not None:
+            self._handles.pop(node.handle, None)
         self._count(node.kind, -1, -node.size)
         if node.kind == NodeKind.DIRECTORY:
             self.forget_paths()
