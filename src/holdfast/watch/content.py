@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from blake3 import blake3
+
 from holdfast.changes.change import Extent
 from holdfast.changes.digest import (
     BLOCK_BYTES,
@@ -140,29 +142,72 @@ def _without_zeros(data: memoryview, digests: bytes, offset: int) -> Iterator[Ex
         yield Extent(offset + start, bytes(data[start:]))
 
 
+CHUNK_BYTES: Final = 1024
+"""What BLAKE3 takes at a time: a hasher that has taken whole chunks goes on fastest."""
+REWRITTEN_BYTES: Final = 256
+"""A file that grows may have been rewritten so far before its old end without the hasher beginning anew."""
+
+
+class Tail:
+    """The last block of a file, as the log has it; and a hasher of most of it, because of a file that grows the same
+    bytes come again and again."""
+
+    __slots__ = ("_hashed", "_hasher", "data", "weight")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.weight = 0
+        """What ``Tails`` counts it as."""
+        self._hasher: blake3 | None = None
+        self._hashed = 0
+        """How much of *data* the hasher has taken."""
+
+    def renew(self, data: bytes, same: int) -> bytes:
+        """*data* is the block now, of which the first *same* bytes are as they were. Its digest."""
+        self.data = data
+        if not data:
+            self._hasher, self._hashed = None, 0
+            return b""
+        hasher, hashed = self._hasher, self._hashed
+        if hasher is None or same < hashed:
+            hasher, hashed = blake3(), 0
+        until = (len(data) - REWRITTEN_BYTES) // CHUNK_BYTES * CHUNK_BYTES
+        if until > hashed:
+            hasher.update(data[hashed:until])
+            hashed = until
+        self._hasher, self._hashed = hasher, hashed
+        whole = hasher.copy()
+        whole.update(data[hashed:])
+        return whole.digest(length=DIGEST_BYTES)
+
+
 class Known(NamedTuple):
     """What the log has of a file: size, digests, and (perhaps) the bytes of its last block."""
 
     size: int
     digests: bytes
-    tail: bytes | None
+    tail: Tail | None
 
 
 def small_differences(data: bytes, known: Known) -> tuple[tuple[Extent, ...], bytes]:
-    """What of a file of one block, which was one block before, has to travel; and its digests now."""
+    """What of a file of one block, which was one block before, has to travel; and its digests now. The known tail, if
+    there is one, is that of *data* afterwards."""
+    size, tail = known.size, known.tail
+    if tail is not None and len(tail.data) == size:
+        if len(data) > size and data.startswith(tail.data):
+            return (Extent(size, data[size:]),), tail.renew(data, size)
+        before = tail.data
+        same, until = common_prefix(before, data), len(data)
+        if until == size:
+            if same == size:
+                return (), known.digests
+            until -= common_suffix(before[same:], data[same:])
+        return ((Extent(same, data[same:until]),) if same < until else ()), tail.renew(data, same)
     digests = content_digests(data)
-    if digests == known.digests and len(data) == known.size:
+    if len(data) == size and digests == known.digests:
         return (), digests
-    tail = known.tail
-    if tail is not None and len(tail) == known.size:
-        if len(data) > known.size and data.startswith(tail):
-            return (Extent(known.size, data[known.size :]),), digests
-        same, until = common_prefix(tail, data), len(data)
-        if until == known.size:
-            until -= common_suffix(tail[same:], data[same:])
-        return ((Extent(same, data[same:until]),) if same < until else ()), digests
-    if len(data) > known.size and content_digests(data[: known.size]) == known.digests:
-        return (Extent(known.size, data[known.size :]),), digests
+    if len(data) > size and content_digests(data[:size]) == known.digests:
+        return (Extent(size, data[size:]),), digests
     return ((Extent(0, data),) if data else ()), digests
 
 
@@ -257,7 +302,7 @@ class Differences:
     def _changed_last(self, here: memoryview, start: int, block: int) -> Iterator[Extent]:
         """What differs in the block that was the last one: its old bytes may be known, or at least their digest."""
         old_size = self._known.size - start
-        tail = self._known.tail
+        tail = None if self._known.tail is None else self._known.tail.data
         if tail is not None and len(tail) == old_size:
             now = bytes(here)
             same = common_prefix(tail, now)
@@ -307,7 +352,8 @@ def common_suffix(left: bytes, right: bytes) -> int:
     return low
 
 
-_TAIL_OVERHEAD_BYTES: Final = 150
+_TAIL_OVERHEAD_BYTES: Final = 2300
+"""A hasher is 2 KB."""
 
 
 class Tails:
@@ -316,23 +362,28 @@ class Tails:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._tails: OrderedDict[int, bytes] = OrderedDict()
+        self._tails: OrderedDict[int, Tail] = OrderedDict()
 
-    def get(self, node_id: int) -> bytes | None:
+    def get(self, node_id: int) -> Tail | None:
         return self._tails.get(node_id)
 
-    def put(self, node_id: int, tail: bytes) -> None:
-        self.drop(node_id)
+    def put(self, node_id: int, data: bytes) -> None:
+        """*data* is the last block now."""
+        tail = self._tails.pop(node_id, None)
+        if tail is not None:
+            self._bytes -= tail.weight
+        if tail is None or tail.data is not data:  # not renewed with it
+            tail = Tail(data)
         self._tails[node_id] = tail
-        self._bytes += len(tail) + _TAIL_OVERHEAD_BYTES
+        tail.weight = len(data) + _TAIL_OVERHEAD_BYTES
+        self._bytes += tail.weight
         while self._bytes > self._bytes_max:
-            _, old = self._tails.popitem(last=False)
-            self._bytes -= len(old) + _TAIL_OVERHEAD_BYTES
+            self._bytes -= self._tails.popitem(last=False)[1].weight
 
     def drop(self, node_id: int) -> None:
         old = self._tails.pop(node_id, None)
         if old is not None:
-            self._bytes -= len(old) + _TAIL_OVERHEAD_BYTES
+            self._bytes -= old.weight
 
     def clear(self) -> None:
         self._tails.clear()

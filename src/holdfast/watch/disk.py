@@ -24,10 +24,14 @@ from holdfast.trees.stat import (
     open_handle,
     read_xattrs,
 )
+from holdfast.watch.hints import Where
 from holdfast.watch.limits import Limits
 
 Place = tuple[int, bytes]
 """A name in a directory: node id and name."""
+
+Spot = tuple[Place | None, bytes | None]
+"""A file in a directory the index knows: place and handle. Without place: what is left out, known by its handle only."""
 
 LINKS_UNKNOWN: Final = 1 << 30
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
@@ -95,6 +99,8 @@ class Disk:
         self._fds: OrderedDict[int, int] = OrderedDict()
         self.patterns: dict[Place, int] = {}
         """For the reconciler: which patterns match a file there. Forgotten with the paths."""
+        self.spots: dict[Where, Spot] = {}
+        """For the reconciler: what events of a file's content come to. Forgotten with the paths, too."""
         self._noatime = os.O_NOATIME if os.geteuid() == 0 else 0
         self.opens_handles = True
 
@@ -202,6 +208,7 @@ class Disk:
     def forget(self) -> None:
         """Directories came, went or were renamed: what is remembered of paths may be wrong."""
         self.patterns.clear()
+        self.spots.clear()
         self._by_id.clear()
         self._by_handle.clear()
 

@@ -21,15 +21,19 @@ from holdfast.watch.hints import (
     CREATE,
     DELETE,
     MODIFY,
+    NAMES,
     ON_DIRECTORY,
     OVERFLOW,
     RENAME,
     DirtySet,
     Hint,
+    Where,
 )
 
-READ_BYTES: Final = 256 * 1024
-"""About 2,000 events."""
+READ_BYTES: Final = 64 * 1024
+"""About 500 events."""
+PARSED_MAX: Final = 20_000
+"""Events remembered in parsed form: the files that change with every message come by again and again. About 10 MB."""
 
 _CLOEXEC: Final = 0x1
 _NONBLOCK: Final = 0x2
@@ -44,7 +48,8 @@ _INFO_DFID: Final = 3
 _INFO_NAMED: Final = frozenset({2, 10, 12})
 """FAN_EVENT_INFO_TYPE_DFID_NAME, OLD_DFID_NAME, NEW_DFID_NAME."""
 
-_EVENT: Final = struct.Struct("=IBBHQii")
+_EVENT: Final = struct.Struct("=I2xHQ8x")
+"""Length of all, of the head, mask; between them version, descriptor and process, fanotify(7)."""
 _INFO: Final = struct.Struct("=BxH8xI")
 """Kind, length, handle_bytes; 8 bytes fsid stand before these, the handle's type and the handle after them."""
 _HANDLE_AT: Final = 16
@@ -69,62 +74,73 @@ class Fanotify:
         except OSError:
             os.close(self._fd)
             raise
-        self._buffer = bytearray(READ_BYTES)
+        self._parsed: dict[bytes, tuple[Where, ...]] = {}
 
     def fileno(self) -> int:
         return self._fd
 
     def drain(self, into: DirtySet, entries_max: int) -> None:
-        buffer, view = self._buffer, memoryview(self._buffer)
-        raw, unpack = into.raw, _EVENT.unpack_from
+        raw, known, unpack = into.raw, into.raw.get, _EVENT.unpack_from
         while True:
             try:
-                end = os.readv(self._fd, [buffer])
+                events = os.read(self._fd, READ_BYTES)
             except BlockingIOError:
                 return
-            at = 0
+            at, end = 0, len(events)
             while at < end:
-                length, _, _, head, mask, _, _ = unpack(buffer, at)
+                length, head, mask = unpack(events, at)
                 if mask & OVERFLOW:
                     into.overflowed = True
                 else:
-                    key = bytes(view[at + head : at + length])
-                    raw[key] = raw.get(key, 0) | mask
+                    key = events[at + head : at + length]
+                    raw[key] = known(key, 0) | mask
                 at += length
             if into.overflowed or len(raw) > entries_max:
                 into.overflow()
 
     def hints(self, dirty: DirtySet) -> Iterator[Hint]:
-        unpack = _INFO.unpack_from
+        parsed = self._parsed
         for raw, mask in dirty.raw.items():
-            child: bytes | None = None
-            places: list[tuple[bytes, bytes]] = []
-            at, end = 0, len(raw)
-            while at < end:
-                kind, length, handle_bytes = unpack(raw, at)
-                body = at + _HANDLE_AT + 4 + handle_bytes
-                handle = raw[at + 4 : at + 4 + TAG_BYTES] + raw[at + _HANDLE_AT : body]
-                if kind == _INFO_FID:
-                    child = handle
-                elif kind in _INFO_NAMED:
-                    name = raw[body : raw.index(0, body)]
-                    places.append((handle, b"" if name == b"." else name))
-                elif kind == _INFO_DFID:
-                    places.append((handle, b""))
-                at += length
-            if len(places) == 1:
-                yield (*places[0], child, mask, None)
-            elif len(places) == 2:  # a rename: from here, to there
-                yield (*places[0], child, mask, places[1])
-                yield (*places[1], child, mask, None)
-            else:
-                yield (None, b"", child, mask, None)
+            found = parsed.get(raw)
+            if found is None:
+                found = _parse(raw)
+                if not mask & NAMES:
+                    if len(parsed) >= PARSED_MAX:
+                        parsed.clear()
+                    parsed[raw] = found
+            for where in found:
+                yield where, mask
 
     def watch(self, directory_fd: int, handle: bytes) -> None:
         """Nothing to do: the filesystem is marked."""
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _parse(raw: bytes) -> tuple[Where, ...]:
+    """What the information records of an event tell: of a rename two places."""
+    unpack = _INFO.unpack_from
+    child: bytes | None = None
+    places: list[tuple[bytes, bytes]] = []
+    at, end = 0, len(raw)
+    while at < end:
+        kind, length, handle_bytes = unpack(raw, at)
+        body = at + _HANDLE_AT + 4 + handle_bytes
+        handle = raw[at + 4 : at + 4 + TAG_BYTES] + raw[at + _HANDLE_AT : body]
+        if kind == _INFO_FID:
+            child = handle
+        elif kind in _INFO_NAMED:
+            name = raw[body : raw.index(0, body)]
+            places.append((handle, b"" if name == b"." else name))
+        elif kind == _INFO_DFID:
+            places.append((handle, b""))
+        at += length
+    if len(places) == 1:
+        return ((*places[0], child, None),)
+    if len(places) == 2:  # a rename: from here, to there
+        return ((*places[0], child, places[1]), (*places[1], child, None))
+    return ((None, b"", child, None),)
 
 
 def _checked(result: int, call: str) -> int:

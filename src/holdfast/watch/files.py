@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from holdfast.changes.change import Change, Extent, Meta, Patch, Put, SetMeta
@@ -175,43 +175,60 @@ class Files:
 
     # -- known files ---------------------------------------------------------------------------------------------------
 
-    def compare(self, node: Node, place: Place, mask: int) -> Iterator[Change]:
+    def compare(self, node: Node, place: Place, mask: int) -> Iterable[Change]:
         """A known file or symlink with its row: a patch, or its metadata, when it differs. *mask*: what is known to
-        have happened to it (bits of ``hints``)."""
+        have happened to it (bits of ``hints``). To be taken before anything else is done: large files are read then."""
         scene = self._scene
         if node.kind == NodeKind.SYMLINK:
-            yield from self._symlink(node, place)
-            return
+            return self._symlink(node, place)
         directory = scene.disk.directory(place[0])
         if directory is None or (self._slow and self._too_soon(node.id, place, mask)):
-            return
+            return ()
         if mask == CLOSE_WRITE and self._only_opened(node, directory, place):
-            return
-        fd: int | None = None
+            return ()
         try:
-            fd = scene.disk.open_file(directory, place[1])
+            file = self._open_known(node, directory, place)
+            if file is None:
+                return ()
+            if file.seen.size > BLOCK_BYTES or node.size > BLOCK_BYTES:
+                return self._compare_large(file, node, mask)
+            try:
+                change = self._compare_small(file, node, mask)
+            finally:
+                os.close(file.fd)
+        except Unreadable as error:
+            scene.trouble(place, error.reason)
+            return ()
+        except OSError as error:
+            scene.trouble(place, os.strerror(error.errno or 0))
+            return ()
+        if scene.troubles:
+            scene.clear_trouble(place)
+        return () if change is None else (change,)
+
+    def _open_known(self, node: Node, directory: Directory, place: Place) -> _Open | None:
+        """The file, which is at *place*, or elsewhere by now; None when it is no more. Raises Unreadable, OSError."""
+        disk = self._scene.disk
+        fd = disk.open_file(directory, place[1])
+        try:
             if fd is not None:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode) or (status.st_ino != node.ino and node.ino):
                     os.close(fd)
                     fd = None
             if fd is None:  # by now its name is another, or it is no more
-                fd = scene.disk.open_node(node)
+                fd = disk.open_node(node)
                 if fd is None:
-                    return
+                    return None
                 status = os.fstat(fd)
             seen = observed(status)
-            if seen is None or seen.kind is not NodeKind.FILE:
-                return
-            if seen.size > FILE_BYTES_MAX:
-                scene.trouble(place, _TOO_LARGE)
-                return
-            yield from self._compare_open(_Open(fd, status, seen, directory, place), node, mask)
-            scene.clear_trouble(place)
-        except Unreadable as error:
-            scene.trouble(place, error.reason)
-        except OSError as error:
-            scene.trouble(place, os.strerror(error.errno or 0))
+            if seen is not None and seen.kind is NodeKind.FILE:
+                if seen.size <= FILE_BYTES_MAX:
+                    file = _Open(fd, status, seen, directory, place)
+                    fd = None
+                    return file
+                self._scene.trouble(place, _TOO_LARGE)
+            return None
         finally:
             if fd is not None:
                 os.close(fd)
@@ -233,43 +250,57 @@ class Files:
             self._settle(node.id, node.size)
         return True
 
-    def _compare_open(self, file: _Open, node: Node, mask: int) -> Iterator[Change]:
-        seen = file.seen
+    def _meta(self, file: _Open, node: Node, mask: int) -> tuple[Meta, bytes]:
+        """The file's metadata, and its xattrs packed."""
         if mask & ATTRIB:
             xattrs = read_xattrs(file.fd)
-            packed = pack_xattrs(xattrs)
-        else:
-            xattrs, packed = unpack_xattrs(node.xattrs), node.xattrs
-        meta = self._scene.owners.meta(seen, xattrs)
-        if mask & CONTENT or seen.size != node.size or seen.mtime_ns != node.mtime_ns:
-            if seen.size <= BLOCK_BYTES and node.size <= BLOCK_BYTES:
-                changed = yield from self._compare_small(file, node, meta, packed)
-            else:
-                changed = yield from self._compare_large(file, node, meta, packed, mask)
-            if changed:
-                return
-        new = _row(node, seen, node.size, node.content, packed)
+            return self._scene.owners.meta(file.seen, xattrs), pack_xattrs(xattrs)
+        return self._scene.owners.meta(file.seen, unpack_xattrs(node.xattrs)), node.xattrs
+
+    def _compare_meta(self, file: _Open, node: Node, meta: Meta, xattrs: bytes) -> Change | None:
+        """The content is as known."""
+        new = _row(node, file.seen, node.size, node.content, xattrs)
         if new == node:
-            return
+            return None
         if new._replace(ctime_ns=node.ctime_ns, ino=node.ino) == node:
             self._scene.index.resight(node.id, node.handle, new.ino, new.ctime_ns)
-            return
+            return None
         self._scene.index.update(node, new)
-        yield SetMeta(file.tree, file.path, meta)
+        return SetMeta(file.tree, file.path, meta)
 
-    def _compare_small(self, file: _Open, node: Node, meta: Meta, xattrs: bytes) -> Generator[Change, None, bool]:
-        """Files of one block, before and now; whether the content differed."""
-        data = os.pread(file.fd, file.seen.size, 0)
-        known = Known(node.size, node.content, self._tails.get(node.id))
-        extents, digests = small_differences(data, known)
-        self._tails.put(node.id, data)
-        if digests == node.content and len(data) == node.size:
-            return False
-        self._scene.index.update(node, _row(node, file.seen, len(data), digests, xattrs))
-        yield Patch(file.tree, file.path, len(data), meta, digests, extents)
-        return True
+    def _compare_small(self, file: _Open, node: Node, mask: int) -> Change | None:
+        """Files of one block, before and now."""
+        seen = file.seen
+        meta, xattrs = self._meta(file, node, mask)
+        if mask & CONTENT or seen.size != node.size or seen.mtime_ns != node.mtime_ns:
+            data = os.pread(file.fd, seen.size, 0)
+            extents, digests = small_differences(data, Known(node.size, node.content, self._tails.get(node.id)))
+            self._tails.put(node.id, data)
+            if digests != node.content or len(data) != node.size:
+                self._scene.index.update(node, _row(node, seen, len(data), digests, xattrs))
+                return Patch(file.tree, file.path, len(data), meta, digests, extents)
+        return self._compare_meta(file, node, meta, xattrs)
 
-    def _compare_large(
+    def _compare_large(self, file: _Open, node: Node, mask: int) -> Iterator[Change]:
+        """Closes the file."""
+        scene, seen = self._scene, file.seen
+        try:
+            meta, xattrs = self._meta(file, node, mask)
+            if mask & CONTENT or seen.size != node.size or seen.mtime_ns != node.mtime_ns:
+                changed = yield from self._compare_blocks(file, node, meta, xattrs, mask)
+                if changed:
+                    scene.clear_trouble(file.place)
+                    return
+            change = self._compare_meta(file, node, meta, xattrs)
+            if change is not None:
+                yield change
+            scene.clear_trouble(file.place)
+        except OSError as error:
+            scene.trouble(file.place, os.strerror(error.errno or 0))
+        finally:
+            os.close(file.fd)
+
+    def _compare_blocks(
         self, file: _Open, node: Node, meta: Meta, xattrs: bytes, mask: int
     ) -> Generator[Change, None, bool]:
         """Block by block; whether the content differed. Raises OSError when it could not be read to the end, after

@@ -25,14 +25,17 @@ CONTENT: Final = MODIFY | CLOSE_WRITE
 """Bytes changed, perhaps."""
 
 
-Hint: TypeAlias = tuple[bytes | None, bytes, bytes | None, int, tuple[bytes, bytes] | None]
-"""Something happened: (directory, name, child, mask, to).
+Where: TypeAlias = tuple[bytes | None, bytes, bytes | None, tuple[bytes, bytes] | None]
+"""To what something happened: (directory, name, child, to).
 
 ``directory`` and ``child`` are handles: of the directory (None when only the thing itself is known), of what ``name``
 in it was at that moment (None when the source does not tell). An empty name: it happened to the directory itself.
 ``to``: of a rename, where the source tells, the directory and name it went to. A plain tuple, because thousands of them
 are made in a second.
 """
+
+Hint: TypeAlias = tuple[Where, int]
+"""Something happened there: a mask of the above."""
 
 
 class DirtySet:

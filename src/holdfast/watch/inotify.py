@@ -92,14 +92,14 @@ class Inotify:
         for raw, mask in dirty.raw.items():
             place = self._place(raw)
             if place is not None and mask & _MIXED:  # what is left out as a directory may be protected as a file
-                yield (*place, None, mask & ~_MIXED, None)
-                yield (*place, None, mask & ~(_MIXED | ON_DIRECTORY), None)
+                yield (*place, None, None), mask & ~_MIXED
+                yield (*place, None, None), mask & ~(_MIXED | ON_DIRECTORY)
             elif place is not None:
-                yield (*place, None, mask, None)
+                yield (*place, None, None), mask
         for raw, to in dirty.renamed:
             place, target = self._place(raw), self._place(to)
             if place is not None and target is not None:
-                yield (*place, None, RENAME, target)
+                yield (*place, None, target), RENAME
 
     def _place(self, raw: bytes) -> tuple[bytes, bytes] | None:
         handle = self._handles.get(_WD.unpack_from(raw)[0])

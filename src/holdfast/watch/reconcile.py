@@ -14,6 +14,7 @@ are put off.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from holdfast.changes.change import Change
 from holdfast.trees.index import Node, NodeKind
@@ -23,6 +24,9 @@ from holdfast.watch.hints import ATTRIB, CONTENT, CREATE, NAMES, ON_DIRECTORY, H
 from holdfast.watch.looks import Looks
 from holdfast.watch.scan import Scan
 from holdfast.watch.scene import LEFT_OUT, THE_DIRECTORY, Scene
+
+
+_MORE_THAN_CONTENT: Final = NAMES | ON_DIRECTORY
 
 
 class _Sorted:
@@ -110,7 +114,20 @@ class Reconciler:
             scene.limbo,
             scene.pattern,
         )
-        for handle, name, child, mask, to in hints:
+        spots = scene.disk.spots
+        for where, mask in hints:
+            plain = not mask & _MORE_THAN_CONTENT
+            if plain:
+                spot = spots.get(where)
+                if spot is not None:
+                    at, child = spot
+                    if at is not None:
+                        known = contents.get(at)
+                        contents[at] = (mask | known[0] if known else mask, child)
+                    elif child is not None:
+                        handles[child] = handles.get(child, 0) | mask
+                    continue
+            handle, name, child, to = where
             directory = None if handle is None else directory_of(handle)
             if directory is None:
                 if child is not None and mask & (CONTENT | ATTRIB) and not mask & (CREATE | ON_DIRECTORY):
@@ -139,6 +156,8 @@ class Reconciler:
                 # By the path we know: should its directory be renamed in this batch, all in it is looked at.
                 if child is not None and mask & (CONTENT | ATTRIB) and not mask & CREATE:
                     handles[child] = handles.get(child, 0) | mask  # it may have another name, which is protected
+                if plain:
+                    scene.remember_spot(where, (None, child))
                 continue
             if mask & NAMES:
                 places[place] = None
@@ -148,31 +167,31 @@ class Reconciler:
                 else:
                     known = contents.get(place)
                     contents[place] = (mask | (known[0] if known else 0), child)
+                    if plain:
+                        scene.remember_spot(where, (place, child))
         return found
 
-    def _content_at(self, place: Place, mask: int, child: bytes | None) -> Iterator[Change]:
+    def _content_at(self, place: Place, mask: int, child: bytes | None) -> Iterable[Change]:
         index = self.scene.index
         node = index.child(*place)
         if child is not None and (node is None or (node.handle is not None and node.handle != child)):
             node = index.by_handle(child)
-            if node is not None:
-                yield from self._content_of(node, mask, None)
-        elif node is not None:
-            yield from self._content_of(node, mask, place)
+            return () if node is None else self._content_of(node, mask, None)
+        return () if node is None else self._content_of(node, mask, place)
 
-    def _content_of(self, node: Node, mask: int, place: Place | None) -> Iterator[Change]:
+    def _content_of(self, node: Node, mask: int, place: Place | None) -> Iterable[Change]:
         scene = self.scene
         if node.id in scene.fresh:
-            return
+            return ()
         if node.kind == NodeKind.DIRECTORY:
             scene.directory_checks.add(node.id)
-            return
+            return ()
         if place is None:
             names = scene.index.names(node.id)
             if not names:
-                return
+                return ()
             place = names[0]
-        yield from self._files.compare(node, place, mask)
+        return self._files.compare(node, place, mask)
 
     def _checks(self) -> Iterator[Change]:
         """What looking at names found to need a closer look."""

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 from holdfast.trees.index import Index
 from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Owners
-from holdfast.watch.disk import Directory, Disk, Place
+from holdfast.watch.disk import Directory, Disk, Place, Spot
+from holdfast.watch.hints import Where
 from holdfast.watch.limbo import Limbo
 from holdfast.watch.limits import Limits
 
@@ -118,6 +119,13 @@ class Scene:
                 patterns.clear()
             patterns[place] = known
         return known
+
+    def remember_spot(self, where: Where, spot: Spot) -> None:
+        """What events of content at *where* come to, until directories move."""
+        spots = self.disk.spots
+        if len(spots) >= PATTERNS_REMEMBERED_MAX:
+            spots.clear()
+        spots[where] = spot
 
     def comes_later(self, place: Place) -> bool:
         """A sort key: what is to be read first is False."""

@@ -206,7 +206,7 @@ class Watcher:
         handle = handle_at(root_fd, folder)
         if self._dirty.overflowed:
             return True
-        return any(hint[0] == handle for hint in source.hints(self._dirty))
+        return any(where[0] == handle for where, _ in source.hints(self._dirty))
 
     def _watch_directory(self, fd: int, handle: bytes) -> None:
         if self._source is not None:
