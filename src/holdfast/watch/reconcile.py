@@ -25,7 +25,6 @@ from holdfast.watch.looks import Looks
 from holdfast.watch.scan import Scan
 from holdfast.watch.scene import LEFT_OUT, THE_DIRECTORY, Scene
 
-
 _MORE_THAN_CONTENT: Final = NAMES | ON_DIRECTORY
 
 
