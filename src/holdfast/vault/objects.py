@@ -31,6 +31,7 @@ CONTENT_BYTES_MAX: Final = 1024 * 1024
 BLOCK_PLAIN_BYTES_MAX: Final = 8 * 1024 * 1024
 """A reader's limit; see Sizes for the writer's."""
 DIRECTORY_BYTES_MAX: Final = OBJECT_BYTES_MAX
+KEEPING_PREFIX: Final = "keeping/"
 ZSTD_LEVEL: Final = 3
 """Measured on 32 MB of text in blocks of 4 MB: 0.202 of its size at 240 MB/s on one processor; level 6 gives 0.185 at
 80 MB/s, level 1 0.232 at 320 MB/s. Blocks of 1 MB give 0.211, each 8 KB alone 0.353."""
@@ -62,6 +63,7 @@ class ObjectKind(IntEnum):
     INDEX = 4
     TRASH = 5
     FRAMES = 6
+    KEEPING = 7
 
 
 class Block(Struct, frozen=True, array_like=True):
@@ -171,6 +173,13 @@ class Codec:
 
     def open_trash(self, data: bytes, name: str) -> tuple[str, ...]:
         return self._open_named(ObjectKind.TRASH, data, tuple[str, ...], name)
+
+    def keeping(self, record: Struct) -> Sealed:
+        data = _head(ObjectKind.KEEPING) + self._seal_listing(ObjectKind.KEEPING, record)
+        return Sealed(KEEPING_PREFIX + digest_name(data), data)
+
+    def open_keeping(self, data: bytes, record: type[T], name: str) -> T:
+        return self._open_named(ObjectKind.KEEPING, data, record, name)
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
