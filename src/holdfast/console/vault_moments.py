@@ -20,6 +20,7 @@ from holdfast.node.settings import load_settings
 from holdfast.recover.boxes import Moment
 from holdfast.recover.headers import Headers
 from holdfast.vault.faults import SnapshotUnknown
+from holdfast.vault.instant import Instant
 from holdfast.vault.repository import SnapshotName, Vault
 
 LABEL_CHARS = 8
@@ -29,6 +30,15 @@ def moment_of(vault: Vault, name: SnapshotName) -> Moment:
     """Raises VaultDamaged, WrongKey, SnapshotUnknown."""
     snapshot = vault.snapshot(name)
     return Moment(name.short[:LABEL_CHARS], snapshot.taken_at_ns, snapshot.trees, vault.content)
+
+
+def moment_of_instant(instant: Instant) -> Moment:
+    """Its label is what ``--at`` takes."""
+    position = instant.position
+    label = instant.target.base.short[:LABEL_CHARS]
+    if instant.target.frames and position is not None:
+        label = f"{position.incarnation[:LABEL_CHARS]}:{position.sequence}"
+    return Moment(label, instant.snapshot.taken_at_ns, instant.snapshot.trees, instant.vault.content)
 
 
 def moments(vault: Vault) -> Iterator[Moment]:

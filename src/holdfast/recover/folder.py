@@ -65,12 +65,12 @@ def as_maildir(chosen: Chosen, target: Path, progress: Callable[[Written], None]
     written = Written(failed=dict(chosen.problems))
     for account, boxes in chosen.boxes.items():
         for box in boxes:
-            _maildir(target / _safe(account), box.mailbox.folder)
+            _maildir(target / safe(account), box.mailbox.folder)
         keywords: dict[Path, dict[str, str]] = {}
         for one in chosen.wanted.get(account, ()):
             found = _read(one, written)
             if found is not None:
-                folder = _maildir(target / _safe(account), one.box.mailbox.folder)
+                folder = _maildir(target / safe(account), one.box.mailbox.folder)
                 name = _maildir_name(one, found, keywords.setdefault(folder, {}))
                 _write(folder / "cur" / name, found.content, found.received_s, written)
                 progress(written)
@@ -90,9 +90,9 @@ def as_messages(chosen: Chosen, target: Path, progress: Callable[[Written], None
             found = _read(one, written)
             if found is None:
                 continue
-            folder = target / _safe(account) / Path(*(_safe(level) for level in one.box.mailbox.folder.split("/")))
+            folder = target / safe(account) / Path(*(safe(level) for level in one.box.mailbox.folder.split("/")))
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            subject = _safe(envelope(found.content).subject)[:NAME_CHARS_MAX]
+            subject = safe(envelope(found.content).subject)[:NAME_CHARS_MAX]
             name = f"{found.received_s}-{subject}-{message_digest(one.box, one.stored)}.eml"
             _write(folder / name, found.content, found.received_s, written)
             progress(written)
@@ -104,9 +104,9 @@ def as_items(versions: list[Version], read: Callable[[Version], bytes], target: 
     prepare(target)
     written = Written(failed={})
     for version in versions:
-        folder = target / _safe(version.shelf.account or "items") / _safe(version.shelf.collection.name)
+        folder = target / safe(version.shelf.account or "items") / safe(version.shelf.collection.name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = _safe(version.entry.name.decode("utf-8", "replace"))
+        name = safe(version.entry.name.decode("utf-8", "replace"))
         try:
             content = read(version)
         except VaultDamaged as error:
@@ -156,7 +156,7 @@ def _maildir_name(one: Wanted, found: Message, letters: dict[str, str]) -> str:
     return f"{name}:2,{''.join(sorted(flags))}"
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """A name for a file: no separators, nothing a shell or a terminal would take amiss."""
     return _PLAIN.sub("_", text).strip("._") or "_"
 

@@ -21,7 +21,7 @@ from holdfast.mail import stored as storing
 from holdfast.mail.headers import fields as header_fields
 from holdfast.mail.headers import message_id, split_header
 from holdfast.mail.imap_exchange import bytes_of, number_of
-from holdfast.mail.imap_session import ImapRefused, ImapSession
+from holdfast.mail.imap_session import ImapRefused, ImapSession, Namespace
 from holdfast.mail.imap_syntax import sequence_set
 from holdfast.mail.stored import Unreadable
 from holdfast.recover.boxes import Box, message
@@ -81,6 +81,8 @@ class Target(NamedTuple):
     into_folder: str = ""
     flat: bool = False
     copies: bool = False
+    only_filled: bool = False
+    """Make no folder that nothing comes into."""
 
     def folder(self, was_in: str) -> str:
         if not self.into_folder:
@@ -102,15 +104,6 @@ def plan(
     space = session.namespace()
     have = {name.casefold() if name.upper() == "INBOX" else name for name in session.folders()}
     made = AccountPlan(account, session.user, [], [], [], [])
-    known = set(session.subscriptions())
-    had = set(subscribed)
-    for was_in in dict.fromkeys(box.mailbox.folder for box in boxes):
-        name = space.server_name(target.folder(was_in))
-        if name.upper() != "INBOX" and name not in have and name not in made.create:
-            made.create.append(name)
-        visible = was_in in had or bool(target.into_folder)
-        if visible and name not in known and (name in made.create or not known) and name not in made.subscribe:
-            made.subscribe.append(name)
     by_folder: dict[str, list[Wanted]] = {}
     for one in wanted:
         by_folder.setdefault(one.box.mailbox.folder, []).append(one)
@@ -124,7 +117,32 @@ def plan(
             made.steps.append(_step(one, places[0], present))
             count += 1
             progress(count)
+    _folders(session, made, space, have, boxes, target, set(subscribed))
     return made
+
+
+def _folders(
+    session: ImapSession,
+    made: AccountPlan,
+    space: Namespace,
+    have: set[str],
+    boxes: Iterable[Box],
+    target: Target,
+    had: set[str],
+) -> None:
+    """Folders to make: those of *boxes*; into another folder only those that something comes into. A subscription is
+    made for what is made, and for everything where the account has none at all."""
+    known = set(session.subscriptions())
+    filled = {step.folder for step in made.steps if step.verdict is Verdict.ADD}
+    for was_in in dict.fromkeys(box.mailbox.folder for box in boxes):
+        name = space.server_name(target.folder(was_in))
+        if target.only_filled and name not in filled:
+            continue
+        if not _is_there(name, have) and name not in made.create:
+            made.create.append(name)
+        visible = was_in in had or bool(target.into_folder)
+        if visible and name not in known and (name in made.create or not known) and name not in made.subscribe:
+            made.subscribe.append(name)
 
 
 def _is_there(name: str, have: set[str]) -> bool:

@@ -93,6 +93,14 @@ class Presence:
         return self.header.received_s if self.header.received_s is not None else self.stored.mtime_ns // 10**9
 
     @property
+    def same(self) -> tuple[str, bytes]:
+        """Equal for copies in other folders of the account, in other moments too."""
+        if self.box.mailbox.format is Format.MDBOX:  # the parts of the file it is in change as the file grows
+            facts = f"{self.header.envelope.message_id} {self.header.received_s} {self.stored.length}"
+            return self.box.account, facts.encode()
+        return self.box.account, self.stored.identity
+
+    @property
     def id(self) -> str:
         """What ``holdfast restore --message`` takes."""
         return f"{self.last.label}-{message_digest(self.box, self.stored)}"
@@ -192,15 +200,11 @@ class _Search:
                 self._close(presence)
         for key, stored in came.items():
             presence = folder.open.get(key)
-            if presence is not None and presence.stored.identity == stored.identity:
+            if presence is not None:  # a message never changes, only its flags do
                 presence.stored = stored
                 presence.box = box
-                continue
-            if presence is not None:
-                self._close(folder.open.pop(key))
-            elif key in gone:
-                continue  # it was there before, in the same part, and was not what is looked for
-            self._open(folder, box, stored, read)
+            elif key not in gone:  # else it was there before, in the same part, and was not what is looked for
+                self._open(folder, box, stored, read)
 
     def _maildir(self, folder: _Folder, box: Box, read: Read) -> tuple[set[bytes], dict[bytes, Stored]]:
         parts = frozenset(part for _, entry in box.directories for part in split_ids(entry.content))
@@ -237,13 +241,11 @@ class _Search:
         for folder in self._folders.values():
             for presence in folder.open.values():
                 presence.last = self._now
-                there.setdefault((presence.box.account, presence.stored.identity), set()).add(
-                    presence.box.mailbox.folder
-                )
+                there.setdefault(presence.same, set()).add(presence.box.mailbox.folder)
         everything = [*self._closed, *(p for folder in self._folders.values() for p in folder.open.values())]
         found = [presence for presence in everything if self._answers(presence)]
         for presence in found:
-            others = there.get((presence.box.account, presence.stored.identity), set())
+            others = there.get(presence.same, set())
             presence.elsewhere = tuple(sorted(others - {presence.box.mailbox.folder}))
         return sorted(found, key=lambda p: (p.received_s, p.box.account, p.box.mailbox.folder, p.stored.key))
 

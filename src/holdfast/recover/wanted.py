@@ -13,7 +13,7 @@ from holdfast.recover.search import ID_CHARS, like, message_digest
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.record import Read
 
-ID: Final = re.compile(rf"([0-9a-f]{{4,16}})-([0-9a-f]{{{ID_CHARS}}})")
+ID: Final = re.compile(rf"([0-9a-f]{{4,32}}(?::\d{{1,18}})?)-([0-9a-f]{{{ID_CHARS}}})")
 
 
 class NothingWanted(HoldfastError):
