@@ -26,6 +26,7 @@ from holdfast import __version__
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
+from holdfast.gate.serve import Place
 from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
 from holdfast.log.jetstream import JetStreamLog, open_log, replace
@@ -40,6 +41,7 @@ from holdfast.node.address import Addresses
 from holdfast.node.control import Control
 from holdfast.node.enrol import Folder
 from holdfast.node.errands import write_manifest
+from holdfast.node.gates import Gate, journal_tree
 from holdfast.node.guard import Guard
 from holdfast.node.history import History
 from holdfast.node.local import LocalFile
@@ -158,6 +160,19 @@ def _serving(settings: Settings) -> Serving:
             settings.run,
             Served(settings.service.interface, settings.service.addresses, msgspec.to_builtins(settings.mail)),
         ),
+        _gate(settings),
+    )
+
+
+def _gate(settings: Settings) -> Gate | None:
+    if not settings.gate.lmtp:
+        return None
+    return Gate(
+        listen=Place.parse(settings.gate.lmtp),
+        server=settings.gate.lmtp_server,
+        journal=Path(journal_tree(settings.state).root),
+        agent=settings.control_socket,
+        barrier_seconds=settings.gate.barrier_seconds,
     )
 
 
@@ -177,7 +192,8 @@ def _world(settings: Settings, folder: Folder, connection: Connection, bus: Nats
         protection = await serving.mail.protection()
         for warning in protection.warnings:
             _log.warning("discovery: %s", warning)
-        return protection.trees
+        gated = (journal_tree(settings.state),) if settings.gate.lmtp else ()
+        return (*protection.trees, *gated)
 
     return World(
         settings=settings,

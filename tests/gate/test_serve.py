@@ -14,7 +14,7 @@ import pytest
 from holdfast.errors import Unreachable
 from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.deliveries import Deliveries, Outcome
-from holdfast.gate.serve import LmtpGate, Place
+from holdfast.gate.serve import LmtpGate, Place, listening_at
 from holdfast.gate.store import DovecotLookup
 from holdfast.mail.commands import SystemCommands
 from tests.mail.boxes import USER, DovecotBox, free_port
@@ -31,12 +31,16 @@ class Barrier:
         self.holds = asyncio.Event()
         self.holds.set()
         self.reached = asyncio.Event()
+        self.flushed = asyncio.Event()
 
     async def __call__(self) -> None:
         self.reached.set()
         await self.holds.wait()
         if self.fails:
             raise Unreachable("the log is away")
+
+    async def flush(self) -> None:
+        self.flushed.set()
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +69,9 @@ async def _site(box: DovecotBox, journal: Path, server: Place | None = None) -> 
         deliveries=Deliveries(journal, lambda: 1_795_348_800.0),
         barrier=SharedBarrier(barrier),
         in_store=DovecotLookup(SystemCommands(), ("doveadm", "-c", str(box.config))),
+        flush=barrier.flush,
     )
-    await gate.start(Place("", "127.0.0.1", port))
+    await gate.start(listening_at(Place("", "127.0.0.1", port)))
     try:
         yield Site(gate, barrier, port, box)
     finally:
@@ -134,7 +139,9 @@ def test_while_the_log_is_away_deliveries_are_put_off_and_done_once(dovecot: Dov
         for _ in range(2):
             refused = await asyncio.to_thread(deliver, site, "later", USER)
             assert refused[USER][0] == 451
+        assert not site.barrier.flushed.is_set()
         site.barrier.fails = False
+        await site.barrier.flushed.wait()
         assert await asyncio.to_thread(deliver, site, "later", USER) == {}
         assert site.messages("Subject: later") == 1
 

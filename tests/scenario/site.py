@@ -18,7 +18,7 @@ import msgspec
 from holdfast.drill.checkers.exact_state import compare, resynchronised
 from holdfast.drill.checkers.facts import Mailboxes, Record
 from holdfast.drill.checkers.reconcile import Verdict
-from holdfast.drill.lab import mailhost
+from holdfast.drill.lab import mail_files, mailhost
 from holdfast.drill.lab.lab import Lab, Machine
 from holdfast.drill.lab.mail_files import MailFormat
 from holdfast.drill.lab.spec import LabSpec, MachineSpec
@@ -42,8 +42,9 @@ _numbers = count(1)
 class Site:
     """One protected lab, and what tests do with it."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, failover: str = "manual") -> None:
         self.lab = lab
+        self.failover = failover
         self.protected = ProtectedLab(lab)
         self.accounts = tuple(Login(account.address, account.password) for account in lab.accounts)
         host = lab.state.service_ipv4
@@ -119,7 +120,7 @@ class Site:
             facts = self.protected.wait_for(
                 machine.name, lambda facts: facts["role"] in ("primary", "standby", "returned"), "in a role"
             )
-            if facts["role"] == "returned":
+            if facts["role"] == "returned" and self.failover == "manual":
                 self.protected.order(machine.name, "join", "--rejoin")
                 self.protected.wait_role(machine.name, "standby")
         if self.primary != "main":
@@ -258,6 +259,8 @@ def protected_site(
     machines: tuple[str, ...] = MACHINES,
     more_configuration: str = "",
     disk_bytes: int = 1 << 30,
+    deliver_to: str = mail_files.DOVECOT_LMTP,
+    failover: str = "manual",
     edit: Callable[[str], str] | None = None,
 ) -> Iterator[Site]:
     """A lab under protection, settled; gone when the block is left."""
@@ -270,9 +273,11 @@ def protected_site(
     )
     lab = Lab.up(spec)
     try:
-        site = Site(lab)
+        site = Site(lab, failover)
         site.protected.protect(
-            mailhost.MailSettings(format=kind, plaintext=True), more_configuration=more_configuration
+            mailhost.MailSettings(format=kind, plaintext=True, deliver_to=deliver_to),
+            more_configuration=more_configuration,
+            failover=failover,
         )
         site.protected.wait_settled()
         yield site

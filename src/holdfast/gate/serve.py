@@ -39,6 +39,7 @@ CONNECT_SECONDS: Final = 10.0
 SILENT_SECONDS_MAX: Final = 600.0
 """Postfix waits so long for the answer to a content (lmtp_data_done_timeout)."""
 WATCH_SECONDS: Final = 5.0
+RECOVER_SECONDS: Final = 1.0
 _log = logging.getLogger("holdfast.gate")
 
 StoreLookup = Callable[[bytes, bytes], Awaitable[bool]]
@@ -66,6 +67,35 @@ class Place(NamedTuple):
         return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
 
 
+def listening_at(place: Place, owner: tuple[int, int] | None = None) -> socket.socket:
+    """A listening socket; a socket file gets *owner* (uid, gid) and mode 0600. Raises EnvironmentUnfit.
+
+    Clients that connect before somebody accepts wait.
+    """
+    bound = socket.socket(socket.AF_UNIX if place.path else socket.AF_INET6 if ":" in place.host else socket.AF_INET)
+    try:
+        if place.path:
+            Path(place.path).unlink(missing_ok=True)
+            mask = os.umask(0o177)
+            try:
+                bound.bind(place.path)
+            finally:
+                os.umask(mask)
+            if owner is not None:
+                os.chown(place.path, *owner)
+        else:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((place.host, place.port))
+        bound.listen(SESSIONS_MAX)
+    except OSError as error:
+        bound.close()
+        raise EnvironmentUnfit(
+            f"the gate cannot listen at {place}: {error.strerror or error}",
+            hint="Is another gate running, or does the folder not exist? Postfix must be installed first.",
+        ) from None
+    return bound
+
+
 class Counts(Struct):
     """Since the gate started."""
 
@@ -89,38 +119,24 @@ class LmtpGate:
         deliveries: Deliveries,
         barrier: SharedBarrier,
         in_store: StoreLookup,
+        flush: Callable[[], Awaitable[None]],
     ) -> None:
+        """*flush* makes the queue try again now: Postfix would wait minutes after a "later"."""
         self.server = server
         self.deliveries = deliveries
         self.barrier = barrier
         self.in_store = in_store
+        self.flush = flush
         self.counts = Counts()
         self._sessions: set[_Session] = set()
         self._listening: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._recovering: asyncio.Task[None] | None = None
 
-    async def start(self, place: Place, *, owner: tuple[int, int] | None = None) -> None:
-        """Listen at *place*; a socket file gets *owner* (uid, gid) and mode 0600. Raises EnvironmentUnfit."""
+    async def start(self, listening: socket.socket) -> None:
+        """Serve who comes to *listening* (see :func:`listening_at`)."""
         loop = asyncio.get_running_loop()
-        try:
-            if place.path:
-                Path(place.path).unlink(missing_ok=True)
-                bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                mask = os.umask(0o177)
-                try:
-                    bound.bind(place.path)
-                finally:
-                    os.umask(mask)
-                if owner is not None:
-                    os.chown(place.path, *owner)
-                self._listening = await loop.create_unix_server(self._session, sock=bound, backlog=SESSIONS_MAX)
-            else:
-                self._listening = await loop.create_server(self._session, place.host, place.port, backlog=SESSIONS_MAX)
-        except OSError as error:
-            raise EnvironmentUnfit(
-                f"the gate cannot listen at {place}: {error.strerror or error}",
-                hint="Is another gate running, or does the folder not exist? Postfix must be installed first.",
-            ) from None
+        self._listening = await loop.create_server(self._session, sock=listening, backlog=SESSIONS_MAX)
         self._watching = loop.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -130,6 +146,9 @@ class LmtpGate:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        if self._recovering is not None:
+            self._recovering.cancel()
+            await asyncio.gather(self._recovering, return_exceptions=True)
         for session in list(self._sessions):
             session.abort()
         self.deliveries.close()
@@ -147,6 +166,24 @@ class LmtpGate:
 
     def closed(self, session: _Session) -> None:
         self._sessions.discard(session)
+
+    def put_off(self) -> None:
+        """A delivery was answered "later": as soon as a barrier passes again, the queue is told to come."""
+        self.counts.later += 1
+        if self._recovering is None:
+            self._recovering = asyncio.get_running_loop().create_task(self._recover())
+
+    async def _recover(self) -> None:
+        while True:
+            await asyncio.sleep(RECOVER_SECONDS)
+            try:
+                await self.barrier.wait()
+            except HoldfastError:
+                continue
+            break
+        self._recovering = None
+        _log.info("the log takes deliveries again: the queue is told to come")
+        await self.flush()
 
     async def _watch(self) -> None:
         """End sessions in which nothing happens."""
@@ -346,7 +383,7 @@ class _Session:
             await self._gate.barrier.wait()
         except HoldfastError as error:
             _log.warning("not acknowledged: %s", error.message)
-            self._gate.counts.later += 1
+            self._gate.put_off()
             self._carry_out(self._lmtp.barrier_failed(error.message))
         else:
             self._carry_out(self._lmtp.barrier_passed())

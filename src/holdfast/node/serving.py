@@ -15,18 +15,26 @@ from holdfast.errors import HoldfastError
 from holdfast.mail.port import ProbeResult
 from holdfast.mail.site import MailSite
 from holdfast.node.address import Addresses
+from holdfast.node.gates import Gate
 from holdfast.node.served import ServedFile
 
 
 class Serving:
     """The mail software and the addresses of this machine, as one thing that is on or off."""
 
-    def __init__(self, find_mail: Callable[[], MailSite], addresses: Addresses, written: ServedFile | None) -> None:
+    def __init__(
+        self,
+        find_mail: Callable[[], MailSite],
+        addresses: Addresses,
+        written: ServedFile | None,
+        gate: Gate | None = None,
+    ) -> None:
         """*written*: where it is written down for ``holdfast release``; None where nobody would look (tests)."""
         self._find_mail = find_mail
         self.mail = find_mail()
         self.addresses = addresses
         self._written = written
+        self._gate = gate
         self._started = False
 
     @property
@@ -60,8 +68,14 @@ class Serving:
             except HoldfastError as error:
                 failed.append(error)  # users come first; `holdfast release` then needs the configuration
         self._started = True
+        if self._gate is not None:
+            try:
+                self._gate.open()  # before Postfix has anything to deliver
+            except HoldfastError as error:
+                failed.append(error)
         taking = asyncio.to_thread(self.addresses.take)
-        _raise_first([*failed, *await asyncio.gather(taking, self.mail.start(), return_exceptions=True)])
+        starting = [self.mail.start(), *([self._gate.start()] if self._gate else [])]
+        _raise_first([*failed, *await asyncio.gather(taking, *starting, return_exceptions=True)])
 
     async def missing(self) -> tuple[str, ...]:
         """What of it is not here, by name: addresses that are not held, services that do not run.
@@ -73,11 +87,14 @@ class Serving:
         return (
             *(str(address) for address in self.addresses.addresses if address not in held),
             *(name for name, runs in running.items() if not runs),
+            *(["the LMTP gate"] if self._gate is not None and not self._gate.running else []),
         )
 
     async def stop(self) -> None:
         """Planned: services end cleanly, then the addresses are given back."""
         results = await asyncio.gather(self.mail.stop(), return_exceptions=True)
+        if self._gate is not None:
+            await self._gate.stop()
         await asyncio.to_thread(self.addresses.release)
         self._ended(all_of_it=not any(isinstance(result, BaseException) for result in results))
         _raise_first(results)
@@ -90,6 +107,8 @@ class Serving:
         except HoldfastError as error:
             failed = error
         await self.mail.stop(force=True)
+        if self._gate is not None:
+            await self._gate.stop()
         if failed is not None:
             raise failed
         self._ended(all_of_it=True)

@@ -76,6 +76,18 @@ class CopySettings(_Table, frozen=True):
     """A background comparison of all contents with the log's knowledge takes this long; 0: never."""
 
 
+class GateSettings(_Table, frozen=True):
+    """``[gate]``: what is acknowledged through a gate is on two machines before. docs/concepts/gates.md."""
+
+    lmtp: str = ""
+    """Where Postfix hands deliveries over, ``unix:/var/spool/postfix/private/holdfast-lmtp`` or ``127.0.0.1:2424``; set
+    ``virtual_transport`` (or ``mailbox_transport``) of Postfix to it. Empty: no gate."""
+    lmtp_server: str = "unix:/run/dovecot/lmtp"
+    """Dovecot's LMTP, behind the gate: ``unix:/path`` or ``HOST:PORT``."""
+    barrier_seconds: float = 30.0
+    """How long a delivery waits for the log before it is answered "later" (451)."""
+
+
 class FailoverSettings(_Table, frozen=True):
     """``[failover]``: what happens without a person when the primary is gone. The same on every machine.
 
@@ -114,6 +126,7 @@ class Settings(_Table, frozen=True):
     copy: CopySettings = field(default_factory=CopySettings)
     mail: MailSettings = field(default_factory=MailSettings)
     failover: FailoverSettings = field(default_factory=FailoverSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
     vaults: tuple[VaultSettings, ...] = ()
     state_directory: str = "/var/lib/holdfast"
     run_directory: str = "/run/holdfast"

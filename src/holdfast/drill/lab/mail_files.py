@@ -23,6 +23,9 @@ DOVEADM_PORT: Final = 12345
 """The port in Dovecot's replication guide."""
 
 
+DOVECOT_LMTP: Final = "inet:[127.0.0.1]:24"
+
+
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What the files are written from. ``service_name`` is the name clients use and the certificate is for."""
 
@@ -32,6 +35,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     format: MailFormat = "maildir"
     plaintext: bool = False
     """Allow logins without TLS: for benchmarks that are not to measure TLS."""
+    deliver_to: str = DOVECOT_LMTP
+    """The next hop of Postfix's lmtp(8)."""
 
     @property
     def certificate(self) -> str:
@@ -234,7 +239,7 @@ maillog_file = /var/log/mail.log
 virtual_mailbox_domains = {site.domain}
 virtual_mailbox_maps = hash:/etc/postfix/vmailbox
 virtual_alias_maps = hash:/etc/postfix/virtual
-virtual_transport = lmtp:inet:[127.0.0.1]:24
+virtual_transport = lmtp:{site.deliver_to}
 
 smtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated reject_unauth_destination
 smtpd_sasl_type = dovecot

@@ -64,6 +64,8 @@ class MailSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     format: MailFormat = "maildir"
     plaintext: bool = False
+    deliver_to: str = mail_files.DOVECOT_LMTP
+    """Where Postfix delivers (the next hop of lmtp(8)): Dovecot, or a gate before it."""
     services: tuple[Service, ...] = SERVICES
 
 
@@ -76,6 +78,7 @@ def site(lab: Lab, settings: MailSettings) -> Site:
         accounts=tuple(state.users()),
         format=settings.format,
         plaintext=settings.plaintext,
+        deliver_to=settings.deliver_to,
     )
 
 
