@@ -97,7 +97,7 @@ def test_a_backup_may_be_cut_off_at_every_write(tmp_path: Path) -> None:
     world.back_up(world.backend)
     world.remember(world.backend)
     world.change(1)
-    assert world.cut_everywhere(world.back_up) >= 5
+    assert world.cut_everywhere(world.back_up) >= 4
 
 
 def test_a_first_backup_cut_off_goes_on_with_what_it_stored(tmp_path: Path) -> None:

@@ -118,11 +118,11 @@ def seal_frames(vault: Vault, record: ArchivedFrames) -> Sealed:
     """The object of *record*, to be put. Raises WrongKey: the vault is open for reading only."""
     if vault.wrapper is None:
         raise WrongKey("this vault is open for reading only", hint="Give the writer key that `vault init` made.")
-    sealer = Sealer(vault.codec, vault.wrapper, ObjectKind.FRAMES, ZSTD_LEVEL)
+    sealer = Sealer(vault.codec, vault.wrapper, ObjectKind.FRAMES)
     plain = _encode(record)
     parts = [sealer.header]
     for number, at in enumerate(range(0, len(plain), BLOCK_BYTES)):
-        sealed = sealer.seal(number, plain[at : at + BLOCK_BYTES])
+        sealed = sealer.seal(number, plain[at : at + BLOCK_BYTES], ZSTD_LEVEL)
         parts += (len(sealed).to_bytes(LENGTH_BYTES, "big"), sealed)
     data = b"".join(parts)
     first, last = record.frames[0].sequence, record.frames[-1].sequence

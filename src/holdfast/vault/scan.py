@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -21,8 +22,9 @@ from holdfast.changes.change import PATH_BYTES_MAX, Meta
 from holdfast.changes.exchange import EntryKind
 from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Observed, Owners, observed, read_xattrs
+from holdfast.vault.cut import pieces
 from holdfast.vault.known import SETTLED_NS, Known, KnownDirectory, KnownEntry, unchanged
-from holdfast.vault.objects import CONTENT_BYTES_MAX, ObjectKind
+from holdfast.vault.objects import ObjectKind
 from holdfast.vault.record import DEPTH_MAX, FILE_BYTES_MAX, GAPS_NAMED_MAX, Entry, Gap, TreeRoot, directory_parts
 from holdfast.vault.writer import Writer
 
@@ -117,7 +119,6 @@ class _TreeWalk:
         self._tree = tree
         self._device = device
         self._counts = scanner.counts
-        self._buffer: Final = CONTENT_BYTES_MAX
 
     def directory(self, here: _Directory) -> bytes:
         """The content (ids of the parts) of an open directory, all below it taken in."""
@@ -263,15 +264,13 @@ class _TreeWalk:
         """The file's bytes into the vault: how many, and the ids."""
         writer = self._scanner.writer
         ids = []
-        at = 0
-        while at < FILE_BYTES_MAX:
-            data = _read_whole(fd, at, self._buffer)
-            if data:
-                ids.append(writer.add(data))
-                at += len(data)
-            if len(data) < self._buffer:
-                break
-        return at, b"".join(ids)
+        size = 0
+        for piece in pieces(partial(_read_whole, fd)):
+            ids.append(writer.add(piece))
+            size += len(piece)
+            if size > FILE_BYTES_MAX:
+                raise OSError(errno.EFBIG, "it grew larger than a vault can hold")
+        return size, b"".join(ids)
 
     def _link(self, status: os.stat_result) -> bytes:
         """The same for the names of one file, b"" for a file with one."""

@@ -1,6 +1,7 @@
 """Adds contents to a vault: blocks compressed in threads, packs, index objects, in the order that survives a crash.
 
-Contents lie in the packs in the order they were added. What :meth:`Writer.add` has returned an id for is durable after
+Contents lie in the packs in the order they were added, but that base64 stands in blocks of its own: it hardly
+compresses, and would push the text that does apart. What :meth:`Writer.add` has returned an id for is durable after
 :meth:`Writer.flush`, not before.
 """
 
@@ -10,9 +11,11 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, NamedTuple
 
+from holdfast.vault.cut import is_base64
 from holdfast.vault.faults import WrongKey
 from holdfast.vault.keys import Wrapper
 from holdfast.vault.objects import (
+    BASE64_ZSTD_LEVEL,
     CONTENT_BYTES_MAX,
     TREE_ZSTD_LEVEL,
     ZSTD_LEVEL,
@@ -33,6 +36,29 @@ SEALING_PENDING_MAX: Final = 4
 """Blocks waiting for a worker: bounds memory when reading is faster than compressing."""
 
 
+class _Stream(NamedTuple):
+    """Contents that share blocks."""
+
+    kind: ObjectKind
+    base64: bool = False
+
+    @property
+    def level(self) -> int:
+        if self.kind is ObjectKind.PARTS:
+            return TREE_ZSTD_LEVEL
+        return BASE64_ZSTD_LEVEL if self.base64 else ZSTD_LEVEL
+
+    def block_bytes_max(self, sizes: Sizes) -> int:
+        return sizes.parts_block_bytes if self.kind is ObjectKind.PARTS else sizes.block_bytes
+
+
+_STREAMS: Final = (
+    _Stream(ObjectKind.CONTENTS),
+    _Stream(ObjectKind.CONTENTS, base64=True),
+    _Stream(ObjectKind.PARTS),
+)
+
+
 class _OpenBlock:
     def __init__(self) -> None:
         self.plain = bytearray()
@@ -41,19 +67,17 @@ class _OpenBlock:
 
 
 class _SealedBlock(NamedTuple):
-    block: _OpenBlock
     plain_bytes: int
+    ids: list[bytes]
+    lengths: list[int]
     sealed: Future[bytes]
 
 
 class _OpenPack:
-    """One kind's pack in the making."""
+    """One kind's pack in the making; the key comes with the first block."""
 
-    def __init__(self, kind: ObjectKind, sizes: Sizes) -> None:
+    def __init__(self, kind: ObjectKind) -> None:
         self.kind = kind
-        self.block_bytes_max = sizes.block_bytes if kind is ObjectKind.CONTENTS else sizes.parts_block_bytes
-        self.level = ZSTD_LEVEL if kind is ObjectKind.CONTENTS else TREE_ZSTD_LEVEL
-        self.block = _OpenBlock()
         self.sealer: Sealer | None = None
         self.blocks: list[_SealedBlock] = []
 
@@ -66,7 +90,8 @@ class Writer:
             raise WrongKey("this vault is open for reading only", hint="Give the writer key that `vault init` made.")
         self._vault = vault
         self._wrapper: Wrapper = vault.wrapper
-        self._open = {kind: _OpenPack(kind, vault.sizes) for kind in (ObjectKind.CONTENTS, ObjectKind.PARTS)}
+        self._open = {stream: _OpenBlock() for stream in _STREAMS}
+        self._packs = {kind: _OpenPack(kind) for kind in (ObjectKind.CONTENTS, ObjectKind.PARTS)}
         self._unfinished: set[bytes] = set()
         """Contents added here that the catalog does not have yet."""
         self._workers = ThreadPoolExecutor(WORKERS, "vault-seal")
@@ -99,37 +124,40 @@ class Writer:
         """Write *content* whether or not the vault has it elsewhere."""
         if content_id in self._unfinished:
             return
-        pack = self._open[kind]
-        if pack.block.plain and len(pack.block.plain) + len(content) > pack.block_bytes_max:
-            self._close_block(pack)
-            pack = self._open[kind]  # the pack may have been full, too
-        pack.block.plain += content
-        pack.block.ids.append(content_id)
-        pack.block.lengths.append(len(content))
+        stream = _Stream(kind, kind is ObjectKind.CONTENTS and is_base64(content))
+        block = self._open[stream]
+        if block.plain and len(block.plain) + len(content) > stream.block_bytes_max(self._vault.sizes):
+            self._close_block(stream)
+            block = self._open[stream]
+        block.plain += content
+        block.ids.append(content_id)
+        block.lengths.append(len(content))
         self._unfinished.add(content_id)
         self.added_contents += 1
         self.added_bytes += len(content)
 
     def flush(self) -> None:
         """Everything added is durable and in index objects when this returns."""
-        for pack in self._open.values():
-            self._close_block(pack)
+        for stream in _STREAMS:
+            self._close_block(stream)
+        for pack in list(self._packs.values()):
             self._close_pack(pack)
         self._settle(0)
         self._write_index()
 
-    def _close_block(self, pack: _OpenPack) -> None:
-        if not pack.block.plain:
+    def _close_block(self, stream: _Stream) -> None:
+        block = self._open[stream]
+        if not block.plain:
             return
+        self._open[stream] = _OpenBlock()
+        pack = self._packs[stream.kind]
         if pack.sealer is None:
-            pack.sealer = Sealer(self._vault.codec, self._wrapper, pack.kind, pack.level)
+            pack.sealer = Sealer(self._vault.codec, self._wrapper, pack.kind)
         if len(pack.blocks) >= SEALING_PENDING_MAX:
             pack.blocks[-SEALING_PENDING_MAX].sealed.result()
-        plain = bytes(pack.block.plain)
-        sealed = self._workers.submit(pack.sealer.seal, len(pack.blocks), plain)
-        pack.block.plain = bytearray()
-        pack.blocks.append(_SealedBlock(pack.block, len(plain), sealed))
-        pack.block = _OpenBlock()
+        plain = bytes(block.plain)
+        sealed = self._workers.submit(pack.sealer.seal, len(pack.blocks), plain, stream.level)
+        pack.blocks.append(_SealedBlock(len(plain), block.ids, block.lengths, sealed))
         if len(pack.blocks) == self._vault.sizes.pack_blocks:
             self._close_pack(pack)
 
@@ -140,14 +168,14 @@ class Writer:
         directory = Directory(
             len(pack.sealer.header),
             tuple(
-                Block(len(data), sealed.plain_bytes, len(sealed.block.ids))
+                Block(len(data), sealed.plain_bytes, len(sealed.ids))
                 for data, sealed in zip(blocks, pack.blocks, strict=True)
             ),
-            b"".join(content_id for sealed in pack.blocks for content_id in sealed.block.ids),
-            tuple(length for sealed in pack.blocks for length in sealed.block.lengths),
+            b"".join(content_id for sealed in pack.blocks for content_id in sealed.ids),
+            tuple(length for sealed in pack.blocks for length in sealed.lengths),
         )
         made = self._vault.codec.pack(pack.kind, pack.sealer.header, blocks, directory)
-        self._open[pack.kind] = _OpenPack(pack.kind, self._vault.sizes)
+        self._packs[pack.kind] = _OpenPack(pack.kind)
         self._put(made, directory)
         if len(self._to_index) >= self._vault.sizes.index_packs:
             self._write_index()
