@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable
 from typing import Final
 
@@ -41,6 +42,8 @@ from holdfast.node.watchman import (
 
 VOTE_SECONDS: Final = 0.5
 """A voter that does not answer by then is as good as not heard."""
+GAPS_KEPT: Final = 60
+"""Looks of the last seconds: how long this machine itself had stood still, in the history of a stop."""
 RENEW_EVERY_SECONDS: Final = 0.25
 ANNOUNCE_EVERY_SECONDS: Final = 10.0
 """Neighbours that missed or forgot the last announcement, or heard another's, learn it again."""
@@ -48,7 +51,6 @@ PROOF_SECONDS: Final = 10.0
 REST_SECONDS: Final = (1.0, 30.0)
 """After an attempt that failed; doubled each time."""
 SERVE_AGAIN_SECONDS: Final = 5.0
-WARNED_AFTER_SECONDS: Final = 0.5
 
 
 class Duty(Struct, frozen=True, omit_defaults=True):
@@ -102,6 +104,8 @@ class Guard:
         self._stopping: asyncio.Task[None] | None = None
         self._round = 0
         """Counts the stops: what was begun before one is not to end after it."""
+        self._looked_at = node.world.clocks.steady()
+        self._gaps: deque[float] = deque(maxlen=GAPS_KEPT)
         self._renewed_at = 0.0
         self._announced_at = 0.0
         self._serve_again_at = 0.0
@@ -130,8 +134,9 @@ class Guard:
     def look(self, now: float) -> None:
         """One look. Never waits."""
         node = self._node
-        frozen_seconds = node.beats.hearing.look(now)
-        if frozen_seconds:
+        self._gaps.append(now - self._looked_at)
+        self._looked_at = now
+        if node.beats.hearing.look(now):
             node.world.history.record("this machine did not run for a while", "it was frozen, suspended or starved")
         still_serving = node.world.serving.on and node.primary_name in (None, self.rules.me)
         if node.role is Role.PRIMARY or (node.role is Role.WAITING and still_serving):
@@ -219,6 +224,7 @@ class Guard:
             "stops serving",
             reason,
             confirmed_seconds=round(min(confirmed, 1e6), 3),
+            looked_after_seconds=round(max(self._gaps, default=0.0), 3),
             silent={name: round(node.beats.hearing.silent_seconds(name, now), 3) for name in self.rules.others},
             **({"told_by": superseded} if superseded else {}),
         )

@@ -42,7 +42,7 @@ from holdfast.trees.replay import ReplayGap
 
 RETRY_SECONDS: Final = 1.0
 KEPT_NAMED_MAX: Final = 50
-PIN_LEADER_SECONDS: Final = 10.0
+PIN_LEADER_SECONDS: Final = 3.0
 OWN_RECORDS_HINT: Final = (
     "Run `holdfast takeover` on the standby, then `holdfast join --rejoin` here. "
     "Is this machine's mail store the good one? Then run `holdfast found` here."

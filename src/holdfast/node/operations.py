@@ -7,6 +7,7 @@ Takeover, the primary is gone::
 
     drain     apply everything the log has
     promote   append our promotion: from here the old primary can write nothing more
+    prepare   make the copied configuration fit this machine
     serve     take the addresses, start the mail software (both at once)
     probe     a real transaction with every service at the service address
 
@@ -38,6 +39,7 @@ PROMOTIONS_MAX: Final = 5
 """Attempts to be the log's next record, when a dying primary's last frames still arrive."""
 
 Confirm = Callable[[], Awaitable[None]]
+_PREPARE: Final = Step("prepare", "make the copied configuration fit this machine")
 _SERVE: Final = Step("serve", "take the service addresses and start the mail software")
 _PROBE: Final = Step("probe", "log in, select and greet every service at the service address")
 
@@ -76,6 +78,7 @@ class Operations:
             (
                 Step("drain", f"apply the {behind} records of the log that are not applied yet"),
                 Step("promote", f"append the promotion of {me} (epoch {node.epoch + 1}) to the log"),
+                _PREPARE,
                 _SERVE,
                 _PROBE,
             ),
@@ -102,6 +105,7 @@ class Operations:
                 Step("yield", f"{primary} stops serving, puts everything into the log, gives the addresses back"),
                 Step("drain", f"apply what is then in the log ({behind} records now)"),
                 Step("promote", f"append the promotion of {me} (epoch {node.epoch + 1}) to the log"),
+                _PREPARE,
                 _SERVE,
                 _PROBE,
             ),
@@ -214,11 +218,12 @@ class Operations:
         """Promotion, then serving; the addresses and services start as soon as the promotion is in the log."""
         node, plan = self._node, execution.plan
 
-        async def serve() -> str:
-            prepared = await node.world.serving.prepare()
+        async def prepare() -> str:
+            return "; ".join(await node.world.serving.prepare())
+
+        async def serve() -> None:
             await node.may_serve()
             await node.world.serving.start()
-            return "; ".join(prepared)
 
         for attempt in range(PROMOTIONS_MAX):
             try:
@@ -229,6 +234,7 @@ class Operations:
                     raise
                 await node.follow_again()
                 await self._drain(execution, confirm)
+        await execution.step("prepare", prepare())
         await execution.step("serve", serve())
 
     async def _make_sure(self, action: str, why: str) -> Outcome:
