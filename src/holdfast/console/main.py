@@ -24,12 +24,13 @@ class _Group(LateGroup):
         "restore": Late(
             "holdfast.console.restore", "restore", "A site, a tree or a path from a backup, into a folder."
         ),
+        "rebuild": Late("holdfast.console.rebuild", "rebuild", "From a bare machine to running mail, from a backup."),
         "lab": Late(
             "holdfast.drill.lab.commands", "lab", "Make a lab of machines on this one: up, down, kill, cut ..."
         ),
     }
     _order = (
-        "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "vault", "restore",
+        "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "vault", "restore", "rebuild",
         "barrier", "log", "history", "trust", "found", "release", "lab", "version",
     )  # fmt: skip
 

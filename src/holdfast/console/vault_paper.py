@@ -98,7 +98,7 @@ def check(source: Any, save: Path | None, writer: bool, choice: VaultChoice, as_
         how = str(place.identity)
         elsewhere = str(place.identity) != place.remembered.identity
     else:
-        identities = (_typed_identity(source),)
+        identities = (typed_identity(source),)
         how, elsewhere = "what was typed", True
     typed_key = _typed_writer(source) if writer else None
     proof = _proof(place, identities, typed_key)
@@ -145,7 +145,7 @@ def _next_line(source: Any, label: str) -> str:
     raise WrongKey(f"there is no line {label}", hint="Each line begins with its label, as on the page: A1, A2 ...")
 
 
-def _typed_identity(source: Any) -> str:
+def typed_identity(source: Any) -> str:
     from holdfast.console.paper import identity_from
     from holdfast.console.vault_identity import recipient_of
 

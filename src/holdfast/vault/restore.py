@@ -97,7 +97,13 @@ def restore_path(
     Raises PathUnknown, TargetInUse, NoSpace, VaultDamaged (the path itself cannot be found for damage), WrongKey,
     OSError (*target* cannot be made), and what the backend raises.
     """
-    entry = lookup(tree, path, vault.content)
+    return restore_entry(vault, lookup(tree, path, vault.content), target, progress=progress)
+
+
+def restore_entry(
+    vault: Vault, entry: Entry, target: Path, *, progress: Callable[[Restored], None] | None = None
+) -> Restored:
+    """As :func:`restore_path`, of an entry that was looked up before."""
     _prepare(target)
     restored = Restored(progress)
     _restore(vault, entry, target, restored)
