@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -258,3 +259,46 @@ def test_a_reader_can_be_added_for_what_comes_later(desk: Desk, tmp_path: Path) 
     recipients = json.loads((tmp_path / "vaults" / "vault.key").read_text())["recipients"]
     assert len(recipients) == 1
     assert "nobody could read" in desk.done("vault", "keys", "remove", recipients[0], status=ExitStatus.REFUSED)
+
+
+def test_a_copy_is_opened_by_the_same_keys(desk: Desk, tmp_path: Path) -> None:
+    desk.backup()
+    copy = str(tmp_path / "copy")
+    said = desk.done("vault", "copy", copy, status=ExitStatus.UNREACHABLE)
+    assert "is not there" in said
+    (tmp_path / "copy").mkdir()
+    said = desk.done("vault", "copy", copy, status=ExitStatus.REFUSED)
+    assert "say --new" in said
+    assert not list((tmp_path / "copy").iterdir()), "a bare mount point stays bare"
+    assert desk.json("vault", "copy", "--new", copy, "--dry-run")["new"] is True
+    first = desk.json("vault", "copy", "--new", copy)
+    assert (first["failures"], first["copied_objects"]) == ([], first["objects"])
+    desk.write("new/3.host")
+    desk.backup()
+    assert 0 < desk.json("vault", "copy", copy, "--limit", "20M")["copied_objects"] < first["objects"]
+    shutil.rmtree(desk.location)
+    desk.done("restore", "--vault", copy, "--to", str(tmp_path / "back"))
+    assert picture(tmp_path / "back" / "maildir") == picture(desk.mail)
+
+
+def test_damage_is_not_copied(desk: Desk, tmp_path: Path) -> None:
+    desk.backup()
+    pack = next((desk.location / "packs").iterdir())
+    pack.chmod(0o600)
+    pack.write_bytes(pack.read_bytes()[:-1] + b"x")
+    copied = desk.json("vault", "copy", "--new", str(tmp_path / "copy"), status=ExitStatus.DIFFERENCES)
+    assert [one["object"] for one in copied["failures"]] == [f"packs/{pack.name}"]
+
+
+def test_a_pin_and_a_hold_are_listed_until_they_are_released(desk: Desk) -> None:
+    first = desk.backup()["snapshot"]
+    desk.backup()
+    desk.done("vault", "pin", first[:8], "--why", "before the move")
+    desk.done("vault", "hold", "cur", "--why", "case 17")
+    kept = desk.json("vault", "list")["kept"]
+    assert [(one["kind"], one["why"]) for one in kept] == [("pin", "before the move"), ("hold", "case 17")]
+    assert (kept[1]["tree"], kept[1]["path"]) == ("maildir", "cur")
+    assert "hold of maildir/cur (case 17)" in desk.done("vault", "list")
+    for one in kept:
+        desk.done("vault", "release", one["name"][:8])
+    assert desk.json("vault", "list")["kept"] == []

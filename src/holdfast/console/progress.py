@@ -9,6 +9,7 @@ from typing import Final, TextIO
 
 from holdfast.console.words import bytes_text, clock_text
 from holdfast.vault.estimate import Estimate
+from holdfast.vault.patient import Transfer
 
 TERMINAL_SECONDS: Final = 0.2
 PLAIN_SECONDS: Final = 60.0
@@ -69,11 +70,19 @@ class Progress:
         self._out.flush()
         self._shown = True
 
+    def transfer(self, moved: Transfer) -> None:
+        """For the store: tell when it waits for a second try."""
+        if moved.trouble and moved.trouble != self.trouble:
+            self._next = 0.0
+        self.trouble = moved.trouble
+        if moved.trouble:
+            self.at(0)
+
     def line(self, done_bytes: int, files: int) -> str:
+        if self.trouble:
+            return f"{self._what}  trying again: {self.trouble}"
         self._estimate.total = self.total_bytes
         self._estimate.update(done_bytes, self._clock())
-        if self.trouble:
-            return f"{self._what}  {self.trouble}"
         parts = [self._what]
         if files:
             parts.append(f"{files:,} files")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_choice import limit_option, vault_options
 
 if TYPE_CHECKING:
     from holdfast.console.progress import Progress
@@ -35,10 +35,17 @@ class _Work(NamedTuple):
 )
 @click.option("--machine", default="", help="Whose backup it is.  [default: the configuration's, or the host name]")
 @click.option("--quiet", is_flag=True, help="No progress.")
+@limit_option
 @vault_options
 @json_option
 def backup(
-    paths: tuple[str, ...], exclude: tuple[str, ...], machine: str, quiet: bool, choice: VaultChoice, as_json: bool
+    paths: tuple[str, ...],
+    exclude: tuple[str, ...],
+    machine: str,
+    quiet: bool,
+    limit: int,
+    choice: VaultChoice,
+    as_json: bool,
 ) -> None:
     """Add a snapshot: of the folders given, or of all trees of this machine's site.
 
@@ -56,11 +63,13 @@ def backup(
     from holdfast.console.progress import Progress
     from holdfast.console.vault_open import opened
 
-    with opened(choice, write=True, read=False) as at:
+    with (
+        Progress("backing up", quiet=quiet or as_json) as progress,
+        opened(choice, write=True, read=False, limit=limit, watch=progress.transfer) as at,
+    ):
         work = _work(paths, exclude, machine, at.place.location)
-        with Progress("backing up", quiet=quiet or as_json) as progress:
-            result = _backed_up(at, work, progress)
-            seconds = progress.seconds
+        result = _backed_up(at, work, progress)
+        seconds = progress.seconds
     if as_json:
         emit(_facts(at.place, work, result, seconds))
     else:

@@ -107,6 +107,25 @@ def vault_options(function: F) -> F:
     return with_choice  # type: ignore[return-value]
 
 
+class _Bytes(click.ParamType[int]):
+    """``500k``, ``20M``: bytes, in powers of 1000."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)(?:i?b)?(?:/s)?", str(value).strip().lower())
+        if match is None:
+            self.fail(f"{value!r}: write 500k, 20M or a number of bytes", param, ctx)
+        return int(float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2]])
+
+
+limit_option = click.option(
+    "--limit", type=_Bytes(), default=0, metavar="RATE", help="At most so many bytes a second: 500k, 20M."
+)
+
+
 def vaults_folder() -> Path:
     """Where vaults are remembered: for root ``/etc/holdfast/vaults``, for others below their own configuration."""
     if given := os.environ.get(FOLDER_VARIABLE):

@@ -21,6 +21,10 @@ class _VaultGroup(LateGroup):
         "diff": Late(_HERE + "vault_diff", "diff", "What changed between two snapshots."),
         "verify": Late(_HERE + "vault_verify", "verify", "Is what the snapshots list really there?"),
         "prune": Late(_HERE + "vault_prune", "prune", "Drop old snapshots by rules; plan, show, execute."),
+        "copy": Late(_HERE + "vault_copy", "copy", "The same vault at a second place; needs no key."),
+        "pin": Late(_HERE + "vault_keep", "pin", "Keep one snapshot, whatever the rules of a prune say."),
+        "hold": Late(_HERE + "vault_keep", "hold", "Keep an account's mail in every snapshot: a legal hold."),
+        "release": Late(_HERE + "vault_keep", "release", "Take a pin or a hold back."),
         "keys": Late(_HERE + "vault_keys", "keys", "Who can read; the page for the safe; a test of that page."),
     }
 

@@ -114,9 +114,9 @@ def add(recipients: tuple[str, ...], choice: VaultChoice, as_json: bool) -> None
 
 _NEW_READER = (
     "What is added to the vault from now on is sealed for them, too. What it holds already is not: old",
-    "snapshots stay closed to them, and of new ones the files that were stored before. Until everything",
-    "has been stored anew they are no replacement for the first reader. A vault all of whose readers read",
-    "everything: `holdfast vault init` with all --recipient, and `holdfast vault copy` into it.",
+    "snapshots stay closed to them, and of new ones the files that were stored before. They are no",
+    "replacement for the first reader. A vault all of whose readers read everything is made with all of",
+    "them: `holdfast vault init`, --recipient for each.",
     "Other machines that add to this vault have key files of their own: say the same there.",
 )
 

@@ -33,10 +33,12 @@ def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) 
     if vaults:
         _vaults(as_json)
         return
+    from holdfast.console.vault_keep import kept_facts, kept_words
     from holdfast.console.vault_open import opened
     from holdfast.console.words import iso_text, time_text
     from holdfast.errors import ExitStatus
     from holdfast.vault.instant import Archive
+    from holdfast.vault.keeping import read_keepings
 
     with opened(choice, read=False) as at:
         names = at.vault.snapshots()
@@ -45,16 +47,19 @@ def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) 
         place = at.place
         readable = bool(at.vault.readers)
         spans = Archive(at.vault).spans()
+        kept = read_keepings(at.vault).kept
     if as_json:
         any_second = [{"from": iso_text(begin), "to": iso_text(end)} for begin, end in spans]
         facts = {"vault": place.name, "location": place.location, "total": len(names), "snapshots": rows}
-        emit({**facts, "any_second": any_second})
+        emit({**facts, "any_second": any_second, "kept": [kept_facts(one) for one in kept]})
     elif not names:
         click.echo(f"{place.name} has no snapshot yet. Make one: holdfast vault backup")
     else:
         _show(rows, len(names), readable)
         for begin, end in spans:
             click.echo(f"any second from {time_text(begin)} to {time_text(end)} can be restored")
+        for one in kept:
+            click.echo(f"{one.short[:8]}  {kept_words(one)}")
     if any(row.get("damaged") for row in rows):
         raise SystemExit(int(ExitStatus.DIFFERENCES))
 

@@ -7,7 +7,7 @@ once: the second works in memory.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,6 +20,7 @@ from holdfast.console.vault_choice import (
     VaultChoice,
     VaultPlace,
     cache_folder,
+    known_vaults,
     name_for,
     vault_place,
 )
@@ -27,8 +28,9 @@ from holdfast.errors import HoldfastError, NoSpace
 from holdfast.vault.faults import VaultBusy, WrongKey
 from holdfast.vault.keys import WriterKey
 from holdfast.vault.location import open_backend
+from holdfast.vault.patient import Transfer
 from holdfast.vault.port import Backend
-from holdfast.vault.repository import Vault, open_vault
+from holdfast.vault.repository import VAULT_NAME, Vault, open_vault
 
 IDENTITY_PREFIX: Final = "AGE-SECRET-KEY-1"
 STANDARD_INPUT: Final = "-"
@@ -42,18 +44,27 @@ class OpenedVault(NamedTuple):
 
 
 @contextmanager
-def opened(choice: VaultChoice, *, write: bool = False, read: bool = True) -> Iterator[OpenedVault]:
+def opened(
+    choice: VaultChoice,
+    *,
+    write: bool = False,
+    read: bool = True,
+    limit: int = 0,
+    watch: Callable[[Transfer], None] | None = None,
+) -> Iterator[OpenedVault]:
     """The vault *choice* means. *write*: its writer key is needed; *read*: an identity is.
 
-    With *write* alone no identity is loaded; with neither it is opened with what there is. Raises ConfigurationError
+    With *write* alone no identity is loaded; with neither it is opened with what there is. *limit*: bytes a second, 0
+    for what is configured; *watch* hears of transfers, and of trouble with the store. Raises ConfigurationError
     (which vault?), WrongKey, VaultBusy, and what opening the backend and the vault raises.
     """
     place = vault_place(choice)
-    key = read_key(place, needed=write)
-    identities = () if write and not read else read_identities(place, needed=read or key is None)
     with ExitStack() as stack:
-        backend = open_place(place)
+        backend = open_place(place, limit, watch)
         stack.callback(backend.close)
+        place = _with_keys_of_the_same(place, backend)
+        key = read_key(place, needed=write)
+        identities = () if write and not read else read_identities(place, needed=read or key is None)
         cache = _cache(place, write=write)
         try:
             vault = open_vault(backend, writer=key, identities=identities, cache=cache)
@@ -78,9 +89,28 @@ def _named(error: HoldfastError | apsw.Error, cache: Path | None) -> HoldfastErr
     return HoldfastError(message, hint=f"Look at that disk, or give another folder: {CACHE_VARIABLE}=/path.")
 
 
-def open_place(place: VaultPlace) -> Backend:
+def open_place(place: VaultPlace, limit: int = 0, watch: Callable[[Transfer], None] | None = None) -> Backend:
     """The store of *place*. Raises what the backend raises."""
-    return open_backend(place.location, bytes_per_second=place.bytes_per_second)
+    return open_backend(place.location, bytes_per_second=limit or place.bytes_per_second, progress=watch)
+
+
+def _with_keys_of_the_same(place: VaultPlace, backend: Backend) -> VaultPlace:
+    """A copy at a place nobody named here has the keys of the vault it is a copy of, if that is known here."""
+    if place.key is not None or place.identity is not None:
+        return place
+    try:
+        named = backend.get(VAULT_NAME)
+        others = known_vaults().values()
+    except HoldfastError:
+        return place  # opening it says what is wrong
+    for other in others:
+        try:
+            key = WriterKey.from_bytes(Path(other.key).read_bytes())
+        except (OSError, WrongKey):
+            continue
+        if key.vault.encode() in named:
+            return place._replace(key=Path(other.key), identity=Path(other.identity) if other.identity else None)
+    return place
 
 
 def read_key(place: VaultPlace, *, needed: bool) -> WriterKey | None:
