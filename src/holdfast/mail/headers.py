@@ -141,6 +141,6 @@ def _word_bytes(encoding: str, text: str) -> bytes:
 def _charset(charset: str, plain: bytes) -> str:
     name = {"us-ascii": "utf-8", "iso-8859-1": "cp1252", "gb2312": "gb18030", "ks_c_5601-1987": "cp949"}.get(charset)
     try:
-        return plain.decode(name or charset, "replace")
+        return plain.decode(name or charset, "replace").encode("utf-8", "replace").decode()
     except (LookupError, ValueError):  # no such charset; or a codec that is not one of texts, or trips over a NUL
         return _text(plain)

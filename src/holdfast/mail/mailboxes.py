@@ -155,7 +155,7 @@ class Accounts:
 def guessed_account(path: str) -> str:
     """``/srv/mail/example.org/a/alice/Maildir`` is alice@example.org, ``/home/alice/mail`` is alice."""
     parts = [part for part in path.split("/") if part]
-    while len(parts) > 1 and parts[-1].lower() in MAIL_FOLDERS and not _DOMAIN.fullmatch(parts[-2]):
+    while len(parts) > 1 and parts[-1].lower() in MAIL_FOLDERS and not _is_account(parts):
         parts.pop()
     if not parts:
         return path
@@ -164,6 +164,11 @@ def guessed_account(path: str) -> str:
         return name
     domain = next((part for part in reversed(parts) if _DOMAIN.fullmatch(part)), "")
     return f"{name}@{domain}" if domain else name
+
+
+def _is_account(parts: list[str]) -> bool:
+    """Of a path that ends like a mail folder: whether that is an account, right below its domain."""
+    return bool(_DOMAIN.fullmatch(parts[-2])) and not any(_DOMAIN.fullmatch(part) for part in parts[:-2])
 
 
 def account_pattern(template: str) -> re.Pattern[str] | None:
