@@ -22,7 +22,10 @@ from tests.apply.model import INCARNATION, Op
 from tests.vault import site
 from tests.vault.history import SECOND, START_NS, History, first_snapshot, picture_of, position
 
-OPS = st.builds(Op, st.integers(0, 14), st.integers(0, 9), st.integers(0, 9), st.integers(0, 2000))
+KINDS = st.integers(0, 14)
+CONTENTS = st.sampled_from((2, 3, 4, 4))
+"""Append, overwrite, truncate (to a longer size, too): drawn more often than their share, and on few files."""
+OPS = st.builds(Op, KINDS | CONTENTS, st.integers(0, 3), st.integers(0, 9), st.integers(0, 2000))
 BATCHES = st.lists(st.tuples(st.lists(OPS, min_size=1, max_size=6), st.integers(1, 3)), min_size=1, max_size=12)
 
 
@@ -52,7 +55,7 @@ def _contents(vault: Vault, name: str) -> list[tuple[bytes, int, int, int]]:
     return list(vault.catalog.contents_of(number))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(BATCHES, st.lists(st.integers(1, 40), max_size=6), st.integers(0, 40), st.data())
 def test_every_instant_is_exactly_as_recorded(
     batches: list[tuple[list[Op], int]], cuts: list[int], snapshot_at: int, data: st.DataObject
@@ -78,6 +81,25 @@ def test_every_instant_is_exactly_as_recorded(
             target = Archive(vault).at_time(between_ns)
             with open_instant(vault, target) as instant:
                 assert picture_of(instant.vault, instant.snapshot) == history.pictures[wanted]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(CONTENTS, st.integers(0, 2000), st.integers(0, 5000)), min_size=1, max_size=8), st.data())
+def test_contents_are_exact_whatever_is_written_where(steps: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    """One file from the snapshot, written to, cut, and made longer with a hole."""
+    history = History()
+    history.do([Op(0, 3, 0, 3)])
+    base = data.draw(st.integers(1, len(steps)))
+    for what, amount, place in steps:
+        history.do([Op(what, 0, place, amount)])
+    with site.new_vault(MemoryBackend()) as vault:
+        first_snapshot(vault)
+        history.archive(vault, 1, history.last)
+        if base in history.pictures:
+            snapshot_here(vault, base)
+        for sequence in history.pictures:
+            with open_instant(vault, Archive(vault).at_position(position(sequence))) as instant:
+                assert picture_of(instant.vault, instant.snapshot) == history.pictures[sequence]
 
 
 def busy(history: History, count: int) -> None:

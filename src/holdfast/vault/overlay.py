@@ -1,7 +1,7 @@
 """Changes made on top of a snapshot: what differs from it is held here, the rest stays in the vault.
 
-Directories and files are taken up when a change touches them. New bytes lie in a temporary file without a name, in
-slots of one content each; memory holds names and metadata of what is different.
+Directories and files are taken up when a change touches them. Bytes of files that were written to lie in a
+temporary file without a name; memory holds names and metadata of what is different.
 
 What a change means is fixed in ``holdfast.changes.change``; ``apply`` does it to a filesystem, ``trees.replay`` to the
 index.
@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,9 @@ from blake3 import blake3
 from holdfast.changes.change import Change, Link, Meta, Mkdir, Patch, Put, Remove, Rename, Rmdir, SetMeta, Symlink
 from holdfast.changes.digest import DIGEST_BYTES
 from holdfast.changes.exchange import EntryKind
+from holdfast.vault.cut import pieces
 from holdfast.vault.faults import VaultDamaged
-from holdfast.vault.objects import CONTENT_BYTES_MAX, ObjectKind
+from holdfast.vault.objects import ObjectKind
 from holdfast.vault.record import (
     DEPTH_MAX,
     Entry,
@@ -39,6 +41,7 @@ from holdfast.vault.writer import Writer
 
 FALLOC_FL_KEEP_SIZE: Final = 1
 FALLOC_FL_PUNCH_HOLE: Final = 2
+SLOT_BYTES: Final = 1024 * 1024
 PARTS_CACHED_MAX: Final = 256
 """About 50 MB at most: a part has 256 entries in the middle."""
 LINK_BYTES: Final = 16
@@ -52,7 +55,7 @@ class ChangeMisfit(VaultDamaged):
 
 
 class _Slots:
-    """A temporary file cut into places for one content each; what was never written reads as zeros."""
+    """A temporary file cut into places of ``SLOT_BYTES``; what was never written reads as zeros."""
 
     def __init__(self, folder: Path | None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # closed with the overlay
@@ -68,16 +71,16 @@ class _Slots:
     def write(self, slot: int, at: int, data: bytes | memoryview) -> None:
         rest = memoryview(data)
         while rest:
-            written = os.pwrite(self._file.fileno(), rest, slot * CONTENT_BYTES_MAX + at)
+            written = os.pwrite(self._file.fileno(), rest, slot * SLOT_BYTES + at)
             rest, at = rest[written:], at + written
 
-    def read(self, slot: int, length: int) -> bytes:
-        data = os.pread(self._file.fileno(), length, slot * CONTENT_BYTES_MAX)
+    def read(self, slot: int, at: int, length: int) -> bytes:
+        data = os.pread(self._file.fileno(), length, slot * SLOT_BYTES + at)
         return data + bytes(length - len(data))
 
     def clear(self, slot: int, start: int = 0) -> None:
         """Zeros from *start* to the slot's end."""
-        at, length = slot * CONTENT_BYTES_MAX + start, CONTENT_BYTES_MAX - start
+        at, length = slot * SLOT_BYTES + start, SLOT_BYTES - start
         mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
         if length and _libc.fallocate(self._file.fileno(), mode, at, length) != 0:
             self.write(slot, start, bytes(length))  # a filesystem without holes
@@ -99,12 +102,13 @@ class _Thing:
 
 
 class _File(_Thing):
-    """*contents*: for each MiB its id, its slot, or None for zeros."""
+    """*base*: ids, while its bytes are those of the snapshot; None: they lie in *slots*, one a MiB, None for zeros."""
 
-    def __init__(self, meta: Meta, size: int, contents: list[bytes | int | None], link: bytes = b"") -> None:
+    def __init__(self, meta: Meta, size: int, base: bytes | None, link: bytes = b"") -> None:
         super().__init__(meta, link)
         self.size = size
-        self.contents = contents
+        self.base = base
+        self.slots: list[int | None] = []
         self.names = 0
         """Given to it here; what it has in the snapshot is not counted."""
 
@@ -194,7 +198,7 @@ class Overlay:
                 self._bind_new(change, change.path, _Symlink(change.meta, change.target))
 
     def _put(self, change: Put) -> None:
-        file = _File(change.meta, 0, [])
+        file = _File(change.meta, 0, None)
         for extent in change.extents:
             self._write(file, extent.offset, extent.data)
         if change.more:
@@ -277,7 +281,7 @@ class Overlay:
         if entry.kind is EntryKind.SYMLINK:
             thing = _Symlink(entry.meta, entry.content, entry.link)
         else:
-            thing = _File(entry.meta, entry.size, list(split_ids(entry.content)), entry.link)
+            thing = _File(entry.meta, entry.size, entry.content, entry.link)
         if entry.link:
             self._linked[tree, entry.link] = thing
         return thing
@@ -329,52 +333,64 @@ class Overlay:
     # -- contents ------------------------------------------------------------------------------------------------------
 
     def _write(self, file: _File, at: int, data: bytes) -> None:
-        end = at + len(data)
-        if end > file.size:
-            self._resize(file, end)
+        self._load(file)
+        if at + len(data) > file.size:
+            self._resize(file, at + len(data))
         rest = memoryview(data)
         while rest:
-            number, inside = divmod(at, CONTENT_BYTES_MAX)
-            some = rest[: CONTENT_BYTES_MAX - inside]
-            whole = inside == 0 and len(some) == _length(file.size, number)
-            self._slots.write(self._slot(file, number, wanted=not whole), inside, some)
+            number, inside = divmod(at, SLOT_BYTES)
+            some = rest[: SLOT_BYTES - inside]
+            slot = file.slots[number]
+            if slot is None:
+                slot = file.slots[number] = self._slots.take()
+            self._slots.write(slot, inside, some)
             rest, at = rest[len(some) :], at + len(some)
 
-    def _slot(self, file: _File, number: int, *, wanted: bool = True) -> int:
-        """The slot of a content of *file*; with *wanted* it holds what the file held there."""
-        held = file.contents[number]
-        if isinstance(held, int):
-            return held
-        slot = self._slots.take()
-        if held is not None and wanted:
-            self._slots.write(slot, 0, self._read(held)[: _length(file.size, number)])
-        file.contents[number] = slot
-        return slot
+    def _load(self, file: _File) -> None:
+        """Bring the snapshot's bytes into slots: they will be changed."""
+        if file.base is None:
+            return
+        ids, file.base, size, file.size = split_ids(file.base), None, file.size, 0
+        at = 0
+        for content_id in ids:
+            content = self._read(content_id)
+            self._write(file, at, content)
+            at += len(content)
+        if at != size:
+            raise VaultDamaged(f"a file's contents have {at} bytes instead of {size}")
 
     def _resize(self, file: _File, size: int) -> None:
         if size == file.size:
             return
-        if file.contents and min(size, file.size) % CONTENT_BYTES_MAX:
-            self._trim(file, min(size, file.size))
-        count = -(-size // CONTENT_BYTES_MAX)
-        for held in file.contents[count:]:
-            if isinstance(held, int):
-                self._slots.give_back(held)
-        del file.contents[count:]
-        file.contents += [None] * (count - len(file.contents))
+        self._load(file)
+        number, inside = divmod(min(size, file.size), SLOT_BYTES)
+        if inside and (slot := file.slots[number]) is not None:
+            self._slots.clear(slot, inside)  # behind the shorter of both sizes are zeros
+        count = -(-size // SLOT_BYTES)
+        for slot in file.slots[count:]:
+            if slot is not None:
+                self._slots.give_back(slot)
+        del file.slots[count:]
+        file.slots += [None] * (count - len(file.slots))
         file.size = size
 
-    def _trim(self, file: _File, size: int) -> None:
-        """In the content that ends the shorter of both sizes: nothing but zeros behind it."""
-        number, inside = divmod(size, CONTENT_BYTES_MAX)
-        if file.contents[number] is not None:
-            self._slots.clear(self._slot(file, number), inside)
-
     def _release(self, file: _File) -> None:
-        for held in file.contents:
-            if isinstance(held, int):
-                self._slots.give_back(held)
-        file.contents = []
+        for slot in file.slots:
+            if slot is not None:
+                self._slots.give_back(slot)
+        file.slots = []
+
+    def _read_at(self, file: _File, at: int, length: int) -> bytes:
+        """As a scan reads: fewer bytes only at the end of the file."""
+        end = min(at + length, file.size)
+        parts = []
+        while at < end:
+            number, inside = divmod(at, SLOT_BYTES)
+            some = min(SLOT_BYTES - inside, end - at)
+            slot = file.slots[number]
+            parts.append(bytes(some) if slot is None else self._slots.read(slot, inside, some))
+            at += some
+        return b"".join(parts)
 
     # -- the result ----------------------------------------------------------------------------------------------------
 
@@ -430,22 +446,10 @@ class Overlay:
         assert isinstance(thing, _File)
         content = written.get(id(thing), b"")
         if not content:
-            content = b"".join(self._content(thing, number, writer) for number in range(len(thing.contents)))
+            content = thing.base or b"".join(writer.add(piece) for piece in pieces(partial(self._read_at, thing)))
             if thing.link:
                 written[id(thing)] = content
         return Entry(name, EntryKind.FILE, thing.meta, thing.size, content, thing.link)
-
-    def _content(self, file: _File, number: int, writer: Writer) -> bytes:
-        held = file.contents[number]
-        if isinstance(held, bytes):
-            return held
-        length = _length(file.size, number)
-        return writer.add(bytes(length) if held is None else self._slots.read(held, length))
-
-
-def _length(size: int, number: int) -> int:
-    """Of the content *number* in a file of *size* bytes."""
-    return min(CONTENT_BYTES_MAX, size - number * CONTENT_BYTES_MAX)
 
 
 class _PartsCache:
