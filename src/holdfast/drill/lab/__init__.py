@@ -14,6 +14,7 @@ Terms
     init       process 1 of a machine: reaps, runs commands sent to it, and supervises the machine's *units*
     unit       a program kept running (``supervisor.py``): the lab's equivalent of a systemd service
     disk       an ext4 image in a sparse file, loop-mounted: fanotify marks on it hear nobody else; it can lose power
+    shared     a folder of the lab, ``/media/shared`` on every machine: where a vault outlives all disks
     power cut  port off, every process killed, and what the disk had not yet synced is dropped (``FS_IOC_SHUTDOWN``)
     cut        a rule on the switch that drops frames of one machine towards another
     backend    how machines are made: ``namespaces``, or ``processes`` where those are not permitted

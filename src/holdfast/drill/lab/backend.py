@@ -44,6 +44,9 @@ class Backend(Protocol):
     def prepare(self, state: LabState, machine: MachineState) -> None:
         """A fresh disk."""
 
+    def wipe(self, state: LabState, machine: MachineState) -> None:
+        """Off, and with a fresh disk: nothing of what was on it is left."""
+
     def start(self, state: LabState, machine: MachineState) -> None:
         """Switch it on; returns when its init has started the boot units."""
 

@@ -160,6 +160,15 @@ def start(lab_name: str, machines: tuple[str, ...]) -> None:
 
 @lab.command()
 @lab_option
+@click.argument("machines", nargs=-1, required=True)
+def wipe(lab_name: str, machines: tuple[str, ...]) -> None:
+    """Destroy the disks of MACHINES and put fresh ones in: bare machines, switched off. /media/shared stays."""
+    for name in machines:
+        _machine(lab_name, name).wipe()
+
+
+@lab.command()
+@lab_option
 @click.argument("machine")
 def freeze(lab_name: str, machine: str) -> None:
     """Stop every process of MACHINE where it is."""

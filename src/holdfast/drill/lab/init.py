@@ -45,6 +45,8 @@ class InitConfig(msgspec.Struct, kw_only=True):
     domain: str
     root: str | None
     disk: str | None
+    shared: str | None = None
+    """A folder of the lab that every machine sees as ``/media/shared``."""
     socket: str
     logs: str
     env: dict[str, str]
@@ -320,7 +322,7 @@ def _become_machine(config: InitConfig) -> None:
         Path("/proc/sys/net/ipv6", setting).write_text("0")  # addresses are usable at once
     assert config.root is not None
     assert config.disk is not None
-    rootfs.enter(Path(config.root), Path(config.disk))
+    rootfs.enter(Path(config.root), Path(config.disk), None if config.shared is None else Path(config.shared))
     socket.sethostname(config.machine)
 
 

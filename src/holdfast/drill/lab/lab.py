@@ -288,6 +288,15 @@ class Machine:
                 raise LabError(f"{self.name} is on")
             backend.of(state).start(state, machine)
 
+    def wipe(self) -> None:
+        """Another machine in its place: same name, addresses and programs, a new disk as the system's installer leaves
+        it, no units. It is off. Raises LabError.
+        """
+        with store.changing(self.lab.name) as state:
+            machine = state.machine(self.name)
+            machine.boot = []
+            backend.of(state).wipe(state, machine)
+
     def freeze(self) -> None:
         """Stop every process, mid-instruction. Its kernel still answers ARP and TCP handshakes. Raises LabError."""
         self._set_frozen(frozen=True)

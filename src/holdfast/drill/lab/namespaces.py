@@ -47,7 +47,7 @@ class Namespaces:
     def prepare(self, state: LabState, machine: MachineState) -> None:
         holder = _holder(state)
         for name in ("disk", "root"):
-            (_folder(state, machine) / name).mkdir(parents=True)
+            (_folder(state, machine) / name).mkdir(parents=True, exist_ok=True)
         image = state.disk(machine.name)
         disk.format_image(image, state.disk_bytes)
         disk.mount_image(holder, image, _folder(state, machine) / "disk")
@@ -69,6 +69,7 @@ class Namespaces:
             domain=state.domain,
             root=str(folder / "root"),
             disk=str(folder / "disk"),
+            shared=str(_shared(state)),
             socket=f"/{control.SOCKET}",
             logs="/var/log",
             env=backend.machine_environment(),
@@ -82,6 +83,11 @@ class Namespaces:
 
         prefix = ["nsenter", "-t", str(holder), "-m", "-p"]
         machine.init = backend.launch(prefix, config, folder / "start.log", connect)
+
+    def wipe(self, state: LabState, machine: MachineState) -> None:
+        self.power_off(state, machine, soft=False)
+        state.disk(machine.name).unlink()
+        self.prepare(state, machine)
 
     def power_off(self, state: LabState, machine: MachineState, *, soft: bool) -> None:
         holder = _holder(state)
@@ -158,6 +164,12 @@ def what_is_missing() -> str | None:
 
 def _folder(state: LabState, machine: MachineState) -> Path:
     return store.lab_folder(state.name) / machine.name
+
+
+def _shared(state: LabState) -> Path:
+    folder = state.shared_folder
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return folder
 
 
 def _holder(state: LabState) -> int:

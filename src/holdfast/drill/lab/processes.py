@@ -48,6 +48,11 @@ class Processes:
         for name in FOLDERS:
             (state.disk(machine.name) / name).mkdir(parents=True, exist_ok=True)
 
+    def wipe(self, state: LabState, machine: MachineState) -> None:
+        self.power_off(state, machine, soft=True)
+        shutil.rmtree(state.disk(machine.name))
+        self.prepare(state, machine)
+
     def start(self, state: LabState, machine: MachineState) -> None:
         root = state.disk(machine.name)
         env = {

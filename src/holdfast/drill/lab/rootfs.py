@@ -22,6 +22,8 @@ SHARED_TREES: Final = ("usr", "opt", "bin", "sbin", "lib", "lib32", "lib64", "li
 EMPTY_TREES: Final = ("boot", "media", "mnt", "proc", "sys", "dev")
 SHARED_INSIDE_OWN: Final = ("etc/alternatives", "var/lib/dpkg")
 """The host's too, because they describe the programs, which are the host's."""
+SHARED_FOLDER: Final = "media/shared"
+"""A folder of the lab's, writable: a disk that every machine can reach and that dies with none. Vaults go there."""
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
 MEMORY_OPTIONS: Final = "size=25%,mode=0755"
 ROOT_OPTIONS: Final = "size=16m,mode=0755"
@@ -41,8 +43,9 @@ def program_paths() -> list[Path]:
     )
 
 
-def enter(root: Path, disk: Path) -> None:
-    """Make *root* (an empty folder) this process's root, with the trees of *disk* (a mounted filesystem) in it.
+def enter(root: Path, disk: Path, shared: Path | None = None) -> None:
+    """Make *root* (an empty folder) this process's root, with the trees of *disk* (a mounted filesystem) in it, and the
+    folder *shared* of the lab.
 
     The process is alone in a new mount namespace and process namespace. Raises OSError.
     """
@@ -51,6 +54,9 @@ def enter(root: Path, disk: Path) -> None:
     for name in EMPTY_TREES:
         (root / name).mkdir()
     _share_host(root)
+    if shared is not None:
+        (root / SHARED_FOLDER).mkdir()
+        linux.bind(shared, root / SHARED_FOLDER, read_only=False)
     for name in OWN_TREES:
         (root / name).mkdir()
         linux.bind(disk / name, root / name, read_only=False)

@@ -159,6 +159,11 @@ class LabState(msgspec.Struct):
         """The image of machine *name* (a folder, with the processes backend)."""
         return Path(self.disks) / (f"{name}.ext4" if self.backend == "namespaces" else name)
 
+    @property
+    def shared_folder(self) -> Path:
+        """On the host: what every machine sees as ``/media/shared``. Goes with the lab."""
+        return Path(self.disks) / "shared"
+
     def users(self) -> list[Account]:
         return accounts(self.accounts, self.domain, self.seed)
 
