@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from holdfast.console.emit import emit, json_option
+from holdfast.console.emit import emit, json_option, warn
 from holdfast.console.restore_options import MailWish, mail_options
 from holdfast.console.vault_choice import vault_options
 
@@ -108,7 +108,7 @@ def restore(
         plan = _planned(instant, path, tree, target or Path())
         if dry_run:
             _show_plan(plan, target, as_json)
-            return
+            sys.exit(int(_status(plan, None)))
         if not as_json:
             _announce(plan)
         restored, seconds = _carried_out(plan, quiet=quiet or as_json)
@@ -138,12 +138,14 @@ def _planned(instant: Instant, path: str, tree: str, target: Path) -> _Plan:
 
 
 def _gaps(snapshot: Snapshot, wanted: PathIn | None) -> tuple[str, ...]:
-    from holdfast.console.words import path_text
+    """Those that touch what is wanted; what the inventory says is said as what the restore lacks."""
+    from holdfast.console.words import INVENTORY, gap_text
 
     return tuple(
-        f"{gap.tree}/{path_text(gap.path)}: {gap.reason}"
+        gap_text(gap.tree, gap.path, gap.reason)
         for gap in snapshot.gaps
-        if wanted is None or (gap.tree == wanted.tree.name and _touches(gap.path, wanted.path))
+        if (wanted is None and gap.tree != INVENTORY)
+        or (wanted is not None and gap.tree == wanted.tree.name and _touches(gap.path, wanted.path))
     )
 
 
@@ -169,10 +171,12 @@ def _carried_out(plan: _Plan, *, quiet: bool) -> tuple[Restored, float]:
         return restored, progress.seconds
 
 
-def _status(plan: _Plan, restored: Restored) -> int:
+def _status(plan: _Plan, restored: Restored | None) -> int:
     from holdfast.errors import ExitStatus
 
-    return ExitStatus.DIFFERENCES if plan.gaps or plan.lacks else restored.exit_status
+    if plan.gaps or plan.lacks:
+        return ExitStatus.DIFFERENCES
+    return ExitStatus.DONE if restored is None else restored.exit_status
 
 
 def _what(plan: _Plan) -> str:
@@ -211,9 +215,9 @@ def _show_gaps(plan: _Plan) -> None:
     if plan.gaps:
         click.echo(f"! the snapshot lacks {counted(len(plan.gaps), 'thing')} of it, or has it not for sure:", err=True)
     for gap in plan.gaps[:SHOWN_MAX]:
-        click.echo(f"    {gap}", err=True)
+        warn(gap, first="    ", rest="      ")
     for words in plan.lacks:
-        click.echo(f"! lacks {words}", err=True)
+        warn(f"missing: {words}")
 
 
 def _facts(plan: _Plan) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from holdfast.console.emit import emit, json_option
+from holdfast.console.emit import emit, json_option, warn
 from holdfast.console.vault_choice import limit_option, vault_options
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _facts(place: VaultPlace, work: _Work, result: BackupResult, seconds: float)
 
 
 def _show(work: _Work, result: BackupResult, seconds: float) -> None:
-    from holdfast.console.words import bytes_text, counted, duration_text, path_text, time_text
+    from holdfast.console.words import bytes_text, counted, duration_text, gap_text, path_text, time_text
 
     snapshot = result.snapshot
     click.echo(f"snapshot {result.name.short[:8]}  {time_text(snapshot.taken_at_ns)}  ({duration_text(seconds)})")
@@ -189,11 +189,11 @@ def _show(work: _Work, result: BackupResult, seconds: float) -> None:
             f"  {counted(snapshot.skipped_total, 'socket, fifo or device', 'sockets, fifos or devices')} left out"
         )
     for warning in work.warnings:
-        click.echo(f"! {warning}", err=True)
+        warn(warning)
     if not snapshot.gaps_total:
         return
     click.echo(f"! {counted(snapshot.gaps_total, 'thing is', 'things are')} not in it, or not for sure:", err=True)
     for gap in snapshot.gaps[:GAPS_SHOWN_MAX]:
-        click.echo(f"    {gap.tree}/{path_text(gap.path)}: {gap.reason}", err=True)
+        warn(gap_text(gap.tree, gap.path, gap.reason), first="    ", rest="      ")
     if snapshot.gaps_total > GAPS_SHOWN_MAX:
         click.echo(f"    and more: holdfast vault show --at {result.name.short[:8]} --gaps", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.console.emit import emit, json_option
+from holdfast.console.emit import emit, json_option, warn
 from holdfast.console.vault_choice import vault_options
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def show(path: str, at: str, tree: str, gaps: bool, choice: VaultChoice, as_json
 
 
 def _summary(instant: Instant, gaps: bool, as_json: bool) -> None:
-    from holdfast.console.words import ago_text, bytes_text, counted, iso_text, path_text, time_text
+    from holdfast.console.words import ago_text, bytes_text, counted, gap_text, iso_text, path_text, time_text
     from holdfast.mail.vault_inventory import completeness
 
     vault, snapshot, name = instant.vault, instant.snapshot, instant.target.base
@@ -98,11 +98,11 @@ def _summary(instant: Instant, gaps: bool, as_json: bool) -> None:
         present = sum(secret.state == "present" for secret in whole.secrets)
         click.echo(f"secrets   {present} of {len(whole.secrets)} (keys, password files, logins) are in it")
     for words in whole.gaps:
-        click.echo(f"! lacks   {words}")
+        warn(f"missing: {words}")
     if snapshot.gaps_total:
         click.echo(f"gaps      {counted(snapshot.gaps_total, 'thing')} not in it, or not for sure")
     for gap in snapshot.gaps if gaps else ():
-        click.echo(f"          {gap.tree}/{path_text(gap.path)}: {gap.reason}")
+        click.echo(f"          {gap_text(gap.tree, gap.path, gap.reason)}")
     if snapshot.gaps_total and not gaps:
         click.echo(f"          holdfast vault show --at {name.short[:8]} --gaps")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, tzinfo
+from typing import Final
 
 
 def bytes_text(count: float) -> str:
@@ -70,3 +71,12 @@ def argument_bytes(text: str) -> bytes:
 def counted(count: int, singular: str, plural: str = "") -> str:
     """``1 file``, ``1,234 files``."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+INVENTORY: Final = "inventory"
+"""In place of a tree's name: what a backup lacks that stands in no tree, told in a sentence."""
+
+
+def gap_text(tree: str, path: bytes, reason: str) -> str:
+    """One gap of a snapshot."""
+    return reason if tree == INVENTORY else f"{tree}/{path_text(path)}: {reason}"
