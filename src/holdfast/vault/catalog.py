@@ -239,6 +239,13 @@ class Catalog:
     def set_number(self, key: str, value: int) -> None:
         self.db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (key, value))
 
+    def text(self, key: str) -> str:
+        """A text kept under *key*; empty when there is none."""
+        return str(self.db.execute("SELECT value FROM fact WHERE key = ?", (key,)).get or "")
+
+    def set_text(self, key: str, value: str) -> None:
+        self.db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (key, value))
+
     def add(self, entry: PackEntry, *, indexed: bool) -> None:
         """Take up one pack. An indexed one that is known already is marked so. Raises VaultDamaged."""
         _check_entry(entry)

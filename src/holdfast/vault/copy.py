@@ -24,12 +24,12 @@ from holdfast.vault.archive import FRAMES_PREFIX
 from holdfast.vault.faults import VaultMissing
 from holdfast.vault.objects import KEEPING_PREFIX, digest_name
 from holdfast.vault.port import Backend, BackendRefused, Found, ObjectExists, ObjectMissing
-from holdfast.vault.repository import SNAPSHOT_PREFIX, VAULT_NAME
+from holdfast.vault.repository import HELD_PREFIX, SNAPSHOT_PREFIX, VAULT_NAME
 
 WORKERS: Final = 3
 """Objects on their way at once: one read, one written, one waiting for the other end."""
 SHORT_DIGITS: Final = 16
-PREFIXES: Final = ("keys/", KEEPING_PREFIX, "packs/", "index/", SNAPSHOT_PREFIX, FRAMES_PREFIX)
+PREFIXES: Final = ("keys/", KEEPING_PREFIX, "packs/", "index/", SNAPSHOT_PREFIX, HELD_PREFIX, FRAMES_PREFIX)
 """In the order they are written. Read in the opposite one: what a snapshot needs is there before it is."""
 
 
@@ -75,7 +75,7 @@ def gives_its_name(name: str, data: bytes) -> bool:
     """Whether *data* is what was written under *name* (not for ``vault.json``, which says nothing of its bytes)."""
     digest = digest_name(data)
     prefix, _, last = name.rpartition("/")
-    if f"{prefix}/" in (SNAPSHOT_PREFIX, FRAMES_PREFIX):
+    if f"{prefix}/" in (SNAPSHOT_PREFIX, HELD_PREFIX, FRAMES_PREFIX):
         return last.rpartition("-")[2] == digest[:SHORT_DIGITS]
     return last == digest
 

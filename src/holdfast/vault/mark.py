@@ -35,6 +35,20 @@ class Marks:
             whole = self._directory(tree.content, tree.name.encode(), 0) and whole
         return whole
 
+    def add_entry(self, tree: str, path: bytes, entry: Entry) -> bool:
+        """The same for one entry and what is below it."""
+        self.problems = []
+        where = tree.encode() + b"/" + path
+        if entry.kind is EntryKind.DIRECTORY:
+            return self._directory(entry.content, where, 0)
+        return entry.kind is EntryKind.SYMLINK or self._file(entry, where)
+
+    def _file(self, entry: Entry, path: bytes) -> bool:
+        ids = split_ids(entry.content)
+        self._db.executemany("INSERT OR IGNORE INTO live VALUES (?)", [(content_id,) for content_id in ids])
+        reason = missing_in_file(self._vault, entry)
+        return self._problem(path, reason) if reason else True
+
     def _directory(self, content: bytes, path: bytes, depth: int) -> bool:
         if depth > DEPTH_MAX:
             return self._problem(path, f"deeper than {DEPTH_MAX}")
@@ -61,11 +75,7 @@ class Marks:
             if entry.kind is EntryKind.DIRECTORY:
                 whole = self._directory(entry.content, below, depth + 1) and whole
             elif entry.kind is EntryKind.FILE:
-                ids = split_ids(entry.content)
-                self._db.executemany("INSERT OR IGNORE INTO live VALUES (?)", [(content_id,) for content_id in ids])
-                reason = missing_in_file(self._vault, entry)
-                if reason:
-                    whole = self._problem(below, reason)
+                whole = self._file(entry, below) and whole
         return whole
 
     def _problem(self, path: bytes, reason: str) -> bool:

@@ -2,6 +2,8 @@
 
 The order of writes, and why no lock is needed, stand in docs/formats/vault.md. A prune needs the writer key, an
 identity, and a store that permits deleting: usually another machine than the one that backs up.
+
+What is pinned or under a legal hold stays (``keeping``); an unusual loss between snapshots stops it (``brake``).
 """
 
 from __future__ import annotations
@@ -11,15 +13,21 @@ from datetime import UTC, tzinfo
 from typing import Final, NamedTuple
 
 from holdfast.errors import Refused
+from holdfast.vault.archive import FramesName, list_frames
 from holdfast.vault.backup import GRACE_SECONDS
+from holdfast.vault.brake import SHARE_MAX, Loss, accept, judged, unusual_loss
 from holdfast.vault.catalog import Pack, PackState
 from holdfast.vault.faults import VaultDamaged, WrongKey
 from holdfast.vault.keep import KeepRules, kept_snapshots
+from holdfast.vault.keeping import Keepings, held_paths, read_keepings
 from holdfast.vault.mark import Marks
 from holdfast.vault.record import Snapshot
-from holdfast.vault.repository import SnapshotName, Vault
+from holdfast.vault.remainder import Held, held_entries, still_held, write_remainders
+from holdfast.vault.repository import HELD_PREFIX, SnapshotName, Vault
+from holdfast.vault.window import archive_window
 from holdfast.vault.writer import Writer
 
+_DAMAGED_HINT: Final = "`holdfast vault verify` names all of it. Drop that snapshot by name, or repair it, then prune."
 REPACK_BELOW: Final = 0.5
 """A pack with a smaller share of needed bytes is written anew: at most as much is written as is freed."""
 
@@ -32,6 +40,10 @@ GROUP BY c.pack
 """What each pack is needed for: of several copies the one a reader takes counts."""
 
 
+class PruneBraked(Refused):
+    """So much of the store was deleted or rewritten that dropping what was before is left to a person."""
+
+
 class PrunePlan(NamedTuple):
     """What a prune would do. Bytes are those of the store."""
 
@@ -41,6 +53,19 @@ class PrunePlan(NamedTuple):
     repack: tuple[Pack, ...]
     freed_bytes: int
     """About, after the grace period: repacked packs count with the share that is not needed."""
+    outdated: tuple[FramesName, ...] = ()
+    """Archived frames that go."""
+    remainders: tuple[SnapshotName, ...] = ()
+    """Of *drop*, those of which legal holds keep something."""
+    released: tuple[SnapshotName, ...] = ()
+    """Remainders that no hold needs any more: they go."""
+    loss: Loss | None = None
+    """Why the brake stops this prune, unless it is overridden."""
+
+    @property
+    def takes(self) -> bool:
+        """Whether it takes away anything that could be restored."""
+        return bool(self.drop or self.outdated or self.released)
 
 
 class Swept(NamedTuple):
@@ -57,35 +82,89 @@ def plan_prune(
     pins: Iterable[SnapshotName] = (),
     drop: Iterable[SnapshotName] = (),
     zone: tzinfo = UTC,
+    share_max: float = SHARE_MAX,
 ) -> PrunePlan:
-    """Reads, changes nothing. *drop*: go in any case; *pins*: stay in any case but that.
+    """Reads, changes nothing. *drop*: go in any case; *pins*: stay in any case but that, as do those pinned in the
+    vault (:mod:`keeping`), which not even *drop* takes. *share_max*: see :mod:`brake`.
 
-    The newest snapshot without gaps stays, whatever the rules say. Raises Refused: nothing good would be left, or one
-    that stays is damaged (to delete by a list that cannot be read would be guessing).
+    The newest snapshot without gaps stays, whatever the rules say. Raises Refused: nothing good would be left, one of
+    *drop* is pinned or held, or one that stays is damaged (to delete by a list that cannot be read would be guessing).
     """
     vault.sync()
+    keepings = read_keepings(vault)
+    held = held_paths(keepings.holds)
+    frames = list_frames(vault.backend)  # before the snapshots: the one they begin from is there before they are
     names = vault.snapshots()
     going = frozenset(drop)
+    _check_drop(vault, going, keepings, held)
+    staying = [name for name in names if name not in going]
     keep = {name: why for name, why in kept_snapshots(names, rules, zone).items() if name not in going}
-    keep.update({name: (*keep.get(name, ()), "pinned") for name in pins if name not in going})
-    opened: dict[SnapshotName, Snapshot] = {}
-    for name in reversed(names):
-        if name in going:
-            continue
-        if (snapshot := _opened(vault, name)) is not None and not snapshot.gaps_total:
-            opened[name] = snapshot
-            keep[name] = (*keep.get(name, ()), "newest without gaps")
-            break
+    _keep_also(keep, (name for name in pins if name not in going), "pinned")
+    pinned = {one.keeping.snapshot for one in keepings.pins}
+    _keep_also(keep, (name for name in names if name.name in pinned), "pinned")
+    good = next((name for name in reversed(staying) if _is_good(vault, name)), None)
+    _keep_also(keep, () if good is None else (good,), "newest without gaps")
     if names and not keep:
         raise Refused("no snapshot would be left", hint="Make a new backup first, or keep at least one.")
+    known = judged(vault, staying)
+    _keep_also(keep, () if known is None else (known,), "compared with by the brake")
+    window = archive_window(frames, staying, keep, rules.within_seconds)
+    _keep_also(keep, window.bases, "archived records go on from it")
+    dropped = tuple(name for name in names if name not in keep)
     marks = Marks(vault)
-    for name in keep:
-        opened_snapshot = opened.get(name) or _opened(vault, name)
-        if opened_snapshot is None or not marks.add(opened_snapshot):
-            why = marks.problems[0] if opened_snapshot is not None else "its record is unreadable"
-            hint = "`holdfast vault verify` names all of it. Drop that snapshot by name, or repair it, then prune."
-            raise Refused(f"snapshot {name.short} is damaged ({why}); nothing is deleted", hint=hint)
-    return _plan(vault, keep, tuple(name for name in names if name not in keep))
+    _mark_whole(vault, marks, keep)
+    remainders = tuple(name for name in dropped if _mark_held(vault, marks, name, held))
+    released = tuple(name for name in vault.held() if name in going or not still_held(vault, name, held))
+    _mark_whole(vault, marks, (name for name in vault.held() if name not in released))
+    loss = unusual_loss(vault, names, share_max=share_max)
+    plan = _plan(vault, keep, dropped)
+    return plan._replace(outdated=window.outdated, remainders=remainders, released=released, loss=loss)
+
+
+def _keep_also(keep: dict[SnapshotName, tuple[str, ...]], names: Iterable[SnapshotName], why: str) -> None:
+    keep.update({name: (*keep.get(name, ()), why) for name in names if why not in keep.get(name, ())})
+
+
+def _check_drop(vault: Vault, going: frozenset[SnapshotName], keepings: Keepings, held: Held) -> None:
+    """Raises Refused."""
+    for one in keepings.pins:
+        if SnapshotName(one.keeping.snapshot) in going:
+            short = SnapshotName(one.keeping.snapshot).short
+            hint = f"Release the pin {one.short} first, if you may."
+            raise Refused(f"snapshot {short} is pinned ({one.keeping.reason or 'no reason was given'})", hint=hint)
+    for name in going:
+        if name.name.startswith(HELD_PREFIX) and still_held(vault, name, held) and _opened(vault, name) is not None:
+            raise Refused(f"{name.short} is kept by a legal hold", hint="Release the hold first, if you may.")
+
+
+def _is_good(vault: Vault, name: SnapshotName) -> bool:
+    snapshot = _opened(vault, name)
+    return snapshot is not None and not snapshot.gaps_total
+
+
+def _mark_whole(vault: Vault, marks: Marks, names: Iterable[SnapshotName]) -> None:
+    """Raises Refused: one of them is damaged."""
+    for name in names:
+        snapshot = _opened(vault, name)
+        if snapshot is None or not marks.add(snapshot):
+            why = marks.problems[0] if snapshot is not None else "its record is unreadable"
+            raise Refused(f"snapshot {name.short} is damaged ({why}); nothing is deleted", hint=_DAMAGED_HINT)
+
+
+def _mark_held(vault: Vault, marks: Marks, name: SnapshotName, held: Held) -> bool:
+    """Mark what *held* keeps of the snapshot that goes; whether there is anything. Raises Refused: it is damaged."""
+    if not held:
+        return False
+    try:
+        entries = held_entries(vault, vault.snapshot(name), held)
+        whole = all(marks.add_entry(tree, path, entry) for tree, path, entry in entries)
+        why = "" if whole else marks.problems[0]
+    except VaultDamaged as error:
+        entries, why = [], error.message
+    if why:
+        hint = "`holdfast vault verify` names all of it. Repair it, or release the hold, then prune."
+        raise Refused(f"snapshot {name.short} is damaged in what a hold keeps ({why}); nothing is deleted", hint=hint)
+    return bool(entries)
 
 
 def _opened(vault: Vault, name: SnapshotName) -> Snapshot | None:
@@ -112,28 +191,41 @@ def _plan(vault: Vault, keep: dict[SnapshotName, tuple[str, ...]], drop: tuple[S
     return PrunePlan(keep, drop, tuple(dead), tuple(repack), int(freed))
 
 
-def execute_prune(vault: Vault, plan: PrunePlan) -> None:
+def execute_prune(vault: Vault, plan: PrunePlan, *, accept_loss: bool = False) -> None:
     """Carry *plan* (of this open vault) out up to the mark; :func:`sweep` deletes the packs later.
 
-    Interrupted anywhere, it may simply be planned and executed again. Raises WrongKey, BackendRefused (the store does
-    not permit deleting)."""
+    *accept_loss*: the brake is overridden, and from now on later snapshots are compared with the newest one there is.
+
+    Interrupted anywhere, it may simply be planned and executed again. Raises PruneBraked (before anything is changed),
+    WrongKey, BackendRefused (the store does not permit deleting)."""
     if vault.wrapper is None:
         raise WrongKey("this vault is open for reading only", hint="Give the writer key that `vault init` made.")
-    if plan.repack:
+    if plan.loss is not None and plan.takes and not accept_loss:
+        hint = "Look at what happened. If it was meant, prune once with --accept-loss; else restore from before it."
+        raise PruneBraked(f"prune pauses, nothing is deleted: {plan.loss}", hint=hint)
+    if plan.remainders:
+        write_remainders(vault, plan.remainders, held_paths(read_keepings(vault).holds))
+    if plan.remainders or plan.repack:
         marks = Marks(vault)
-        for name in plan.keep:
-            marks.add(vault.snapshot(name))
+        _mark_whole(vault, marks, (*plan.keep, *(name for name in vault.held() if name not in plan.released)))
+        plan = _plan(vault, plan.keep, plan.drop)._replace(
+            outdated=plan.outdated, released=plan.released, loss=plan.loss
+        )
+    for frames in plan.outdated:
+        vault.backend.delete(frames.name)
     with vault.catalog.transaction(), Writer(vault) as writer:
         for pack in plan.repack:
             _copy_live(vault, writer, pack)
         writer.flush()
-    for name in plan.drop:
+    for name in (*plan.drop, *plan.released):
         vault.backend.delete(name.name)
     going = [pack.name for pack in (*plan.dead, *plan.repack)]
     if going:
         trash = vault.codec.trash(going)
         vault.backend.put(trash.name, trash.data)
     vault.sync()
+    if (accept_loss or plan.loss is None) and (names := vault.snapshots()):
+        accept(vault, names[-1])
 
 
 def _copy_live(vault: Vault, writer: Writer, pack: Pack) -> None:
@@ -173,11 +265,7 @@ def sweep(vault: Vault, now_seconds: float, *, grace_seconds: float = GRACE_SECO
 
 def _unneeded(vault: Vault, candidates: list[Pack]) -> list[Pack]:
     """Of *candidates* those that hold nothing needed which only candidates hold."""
-    marks = Marks(vault)
-    for name in vault.snapshots():
-        if not marks.add(vault.snapshot(name)):
-            hint = "`holdfast vault verify` names all of it. Drop that snapshot by name, or repair it."
-            raise Refused(f"snapshot {name.short} is damaged ({marks.problems[0]}); nothing is deleted", hint=hint)
+    _mark_whole(vault, Marks(vault), (*vault.snapshots(), *vault.held()))
     db = vault.catalog.db
     db.execute("CREATE TEMP TABLE IF NOT EXISTS going (pack INTEGER PRIMARY KEY)")
     db.execute("DELETE FROM temp.going")

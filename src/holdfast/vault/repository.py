@@ -29,6 +29,7 @@ BLOCKS_CACHED_MAX: Final = 6
 """Plain blocks of 4 MiB held while reading: an account's contents, its directories and what prefetching brings."""
 CIPHERS_CACHED_MAX: Final = 1024
 SNAPSHOT_PREFIX: Final = "snapshots/"
+HELD_PREFIX: Final = "held/"
 HEADER_READ_BYTES: Final = 4096
 """Enough for a pack's wrapped key with a dozen recipients; read again, longer, when it is not."""
 
@@ -48,7 +49,7 @@ class SnapshotName(NamedTuple):
 
     @property
     def taken_at_ns(self) -> int:
-        return int(self.name[len(SNAPSHOT_PREFIX) :].partition("-")[0])
+        return int(self.name.partition("/")[2].partition("-")[0])
 
     @property
     def position(self) -> Position | None:
@@ -180,14 +181,24 @@ class Vault:
 
     def snapshots(self) -> list[SnapshotName]:
         """Oldest first."""
-        names = (found.name for found in self.backend.list(SNAPSHOT_PREFIX))
+        return self._listed(SNAPSHOT_PREFIX)
+
+    def held(self) -> list[SnapshotName]:
+        """What legal holds keep of snapshots that are gone, oldest first; see ``remainder``."""
+        return self._listed(HELD_PREFIX)
+
+    def _listed(self, prefix: str) -> list[SnapshotName]:
+        names = (found.name for found in self.backend.list(prefix))
         return sorted((SnapshotName(name) for name in names), key=lambda listed: (listed.taken_at_ns, listed.name))
 
     def find_snapshot(self, wanted: str) -> SnapshotName:
-        """*wanted*: ``latest``, a name, or the beginning of what ``short`` gives. Raises SnapshotUnknown."""
+        """*wanted*: ``latest``, a name, or the beginning of what ``short`` gives (also of what is held).
+
+        Raises SnapshotUnknown."""
         names = self.snapshots()
         if wanted == "latest" and names:
             return names[-1]
+        names += self.held()
         hits = [name for name in names if wanted and (name.name == wanted or name.short.startswith(wanted))]
         if len(hits) != 1:
             what = "several snapshots begin" if hits else "no snapshot begins"
