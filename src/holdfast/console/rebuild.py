@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
     from holdfast.console.vault_open import OpenedVault
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.rebuild.book import Book
     from holdfast.rebuild.machine import Outcome
     from holdfast.rebuild.plan import Plan, Wish

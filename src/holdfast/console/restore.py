@@ -10,10 +10,10 @@ import click
 
 from holdfast.console.emit import emit, json_option, warn
 from holdfast.console.restore_options import MailWish, mail_options
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.console.vault_paths import PathIn
     from holdfast.vault.instant import Instant
     from holdfast.vault.record import Snapshot
@@ -88,9 +88,11 @@ def restore(
       holdfast restore --to /srv/restored
       holdfast restore --at 'yesterday 14:00' --tree config --to /tmp/etc
       holdfast restore store/anna --at 3f2a91 --to /tmp/anna --dry-run
-      holdfast restore --account alice@example.org --at 'monday 08:00' --into-server --dry-run
-      holdfast restore --account alice@example.org --folder Projects --to /tmp/projects
-      holdfast restore --message 3f2a91c0-5d0e77a1c2 --into-server --into-folder Restored
+      holdfast restore --account alice@example.org --at 'monday 08:00' \\
+        --into-server --dry-run
+      holdfast restore --account alice@example.org --folder Projects --to /tmp/p
+      holdfast restore --message 3f2a91c0-5d0e77a1c2 --into-server \\
+        --into-folder Restored
     """
     from holdfast.console.vault_at import instant_at
     from holdfast.console.vault_open import opened

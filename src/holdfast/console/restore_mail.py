@@ -17,10 +17,10 @@ from holdfast.console.progress import Progress
 from holdfast.console.restore_items import restore_items
 from holdfast.console.restore_options import MailWish
 from holdfast.console.vault_at import instant_at
-from holdfast.console.vault_choice import VaultChoice
 from holdfast.console.vault_find import printable
 from holdfast.console.vault_moments import accounts, mail_settings, moment_of_instant
 from holdfast.console.vault_open import opened
+from holdfast.console.vault_options import VaultChoice
 from holdfast.console.words import ago_text, counted, iso_text, path_text, time_text
 from holdfast.errors import ExitStatus, HoldfastError
 from holdfast.mail.commands import SystemCommands

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from holdfast.console.emit import emit, json_option, warn
-from holdfast.console.vault_choice import limit_option, vault_options
+from holdfast.console.vault_options import limit_option, vault_options
 
 if TYPE_CHECKING:
     from holdfast.console.progress import Progress
-    from holdfast.console.vault_choice import VaultChoice, VaultPlace
+    from holdfast.console.vault_choice import VaultPlace
     from holdfast.console.vault_open import OpenedVault
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.trees.spec import Tree
     from holdfast.vault.backup import BackupResult
     from holdfast.vault.record import Gap
@@ -58,7 +59,7 @@ def backup(
     \b
     Example:
       holdfast vault backup ~/Maildir
-      holdfast vault backup --vault offsite --quiet       (in a timer, every night)
+      holdfast vault backup --vault offsite --quiet      (a timer, every night)
     """
     from holdfast.console.progress import Progress
     from holdfast.console.vault_open import opened

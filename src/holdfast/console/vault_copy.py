@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import limit_option, vault_options
+from holdfast.console.vault_options import limit_option, vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.copy import Copied, Copying, CopyPlan
 
 FAILURES_SHOWN_MAX = 20
@@ -36,9 +36,9 @@ def copy(target: str, new: bool, dry_run: bool, quiet: bool, limit: int, choice:
 
     \b
     Example:
-      holdfast vault copy --new 'sftp://backup@other.example/srv/copy'
-      holdfast vault copy --quiet 'sftp://backup@other.example/srv/copy'      (every night)
-      holdfast restore --vault 'sftp://backup@other.example/srv/copy' --to /srv/restored
+      holdfast vault copy --new sftp://backup@other.example/srv/copy
+      holdfast vault copy --quiet sftp://backup@other.example/srv/copy
+      holdfast restore --vault sftp://backup@other.example/srv/copy --to /tmp/x
     """
     from holdfast.console.progress import Progress
     from holdfast.console.vault_choice import absolute, vault_place

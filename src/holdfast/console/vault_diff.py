@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.instant import Instant
     from holdfast.vault.repository import Vault
 
@@ -32,7 +32,8 @@ def diff(old: str, new: str, tree: str, choice: VaultChoice, as_json: bool) -> N
     differences, 0 when there are none.
 
     \b
-    +  new        -  gone        M  other contents        m  only owner, mode, times or attributes
+    +  new     M  other contents
+    -  gone    m  only owner, mode, times or attributes
 
     \b
     Example:

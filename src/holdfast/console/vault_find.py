@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.recover.groupware import ItemQuery, ItemsFound, Version
     from holdfast.recover.search import Found, Presence, Query, Seen
 
@@ -65,7 +65,7 @@ def find(
     \b
     Example:
       holdfast vault find budget --account alice@example.org
-      holdfast vault find --account alice@example.org --deleted-between tuesday tuesday
+      holdfast vault find --account alice@example.org --deleted
       holdfast vault find --items 'board meeting'
       holdfast restore --message 3f2a91c0-5d0e77a1c2 --into-server --dry-run
     """

@@ -39,15 +39,18 @@ def init(location: str, name: str, recipients: tuple[str, ...], identity_out: st
     find all three.
 
     \b
-    LOCATION   /path                                          a disk, a mounted NAS
-               s3://bucket/prefix?endpoint=URL&region=R       keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
-               sftp://user@host:port/path?key=FILE            an SFTP account
+    LOCATION  /path                     a disk, a mounted NAS
+              s3://bucket/prefix?endpoint=URL&region=R
+                                        an object store; its keys from
+                                        AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
+              sftp://user@host:port/path?key=FILE
+                                        an SFTP account
 
     \b
     Example:
       holdfast vault init /mnt/disk/backups
-      holdfast vault init 's3://mail-backup/main?region=eu-central-1' --recipient age1...   (the safest: the identity
-                                                             is made on, and never leaves, another computer)
+    The safest, with an identity made on, and never leaving, another computer:
+      holdfast vault init 's3://bucket/main?region=R' --recipient age1...
     """
     from holdfast.console.vault_choice import RememberedVault, absolute, checked_vault_name, name_for, remember
     from holdfast.errors import Refused

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.keeping import Kept
 
 why_option = click.option("--why", default="", metavar="TEXT", help="For who finds it in ten years.")
@@ -51,7 +51,7 @@ def hold(path: str, why: str, tree: str, choice: VaultChoice, as_json: bool) -> 
 
     \b
     Example:
-      holdfast vault hold store/anna --why 'case 2026-17, until the lawyers say so'
+      holdfast vault hold store/anna --why 'case 17, until the lawyers say so'
     """
     from holdfast.console.vault_open import opened
     from holdfast.vault import keeping

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 from holdfast.console.vault_paper import check, export
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice, VaultPlace
+    from holdfast.console.vault_choice import VaultPlace
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.keys import WriterKey
 
 
@@ -34,7 +35,7 @@ keys.add_command(export)
 keys.add_command(check)
 
 
-@keys.command("list")
+@keys.command("list", short_help="The keys this machine has, and who can read what it adds.")
 @vault_options
 @json_option
 def list_keys(choice: VaultChoice, as_json: bool) -> None:
@@ -75,7 +76,7 @@ def list_keys(choice: VaultChoice, as_json: bool) -> None:
         click.echo("! nobody has shown yet that the identity is kept elsewhere too: holdfast vault keys check")
 
 
-@keys.command()
+@keys.command(short_help="One more reader, of what is added from now on.")
 @click.argument("recipients", nargs=-1, required=True, metavar="age1...")
 @vault_options
 @json_option
@@ -84,7 +85,7 @@ def add(recipients: tuple[str, ...], choice: VaultChoice, as_json: bool) -> None
 
     \b
     Example (on the new reader's computer: age-keygen -o identity.txt):
-      holdfast vault keys add age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
+      holdfast vault keys add age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2k...
     """
     from holdfast.console.vault_open import opened
     from holdfast.vault.keys import Wrapper, WriterKey, checked_recipients
@@ -121,7 +122,7 @@ _NEW_READER = (
 )
 
 
-@keys.command()
+@keys.command(short_help="One reader less, of what is added from now on.")
 @click.argument("recipient", metavar="age1...")
 @vault_options
 @json_option
@@ -130,7 +131,7 @@ def remove(recipient: str, choice: VaultChoice, as_json: bool) -> None:
 
     \b
     Example:
-      holdfast vault keys remove age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
+      holdfast vault keys remove age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmr...
     """
     from holdfast.console.vault_choice import vault_place
     from holdfast.console.vault_open import read_key
@@ -153,7 +154,7 @@ def remove(recipient: str, choice: VaultChoice, as_json: bool) -> None:
     click.echo("They can still read what was stored until now. If their identity is in wrong hands: make a new vault.")
 
 
-@keys.command()
+@keys.command(short_help="The writer key, out of the vault, with an identity.")
 @click.option(
     "--out", metavar="FILE", required=True, type=click.Path(path_type=Path), help="The writer key's new file."
 )
@@ -167,7 +168,7 @@ def recover(out: Path, recipients: tuple[str, ...], choice: VaultChoice, as_json
 
     \b
     Example:
-      holdfast vault keys recover --vault /mnt/disk/backups --identity identity.txt --out backups.key
+      holdfast vault keys recover --identity identity.txt --out backups.key
     """
     from holdfast.console.vault_identity import recipients_of
     from holdfast.console.vault_open import opened, read_identities

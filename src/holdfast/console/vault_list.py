@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.repository import SnapshotName, Vault
 
 

@@ -17,13 +17,13 @@ from blake3 import blake3
 
 from holdfast.console.vault_choice import (
     CACHE_VARIABLE,
-    VaultChoice,
     VaultPlace,
     cache_folder,
     known_vaults,
     name_for,
     vault_place,
 )
+from holdfast.console.vault_options import VaultChoice
 from holdfast.errors import HoldfastError, NoSpace
 from holdfast.vault.faults import VaultBusy, WrongKey
 from holdfast.vault.keys import WriterKey

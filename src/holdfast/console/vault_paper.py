@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice, VaultPlace
+    from holdfast.console.vault_choice import VaultPlace
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.keys import WriterKey
     from holdfast.vault.repository import Vault
 
 
-@click.command()
+@click.command(short_help="The page for the safe, or JSON for a password manager.")
 @click.option("--paper", is_flag=True, help="A page to print, in letters that are hard to mistype, each line checked.")
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Into a new file that only you can read.")
 @vault_options
@@ -69,7 +70,7 @@ def _exported(choice: VaultChoice, paper: bool) -> str:
     return json.dumps(facts, indent=2) + "\n"
 
 
-@click.command()
+@click.command(short_help="Type the page back: does it open the vault?")
 @click.option(
     "--from", "source", metavar="FILE", type=click.File(), help="Lines typed into a file; - for standard input."
 )
@@ -87,7 +88,7 @@ def check(source: Any, save: Path | None, writer: bool, choice: VaultChoice, as_
     \b
     Example:
       holdfast vault keys check
-      holdfast vault keys check --vault s3://... --save /root/identity.txt      on a new machine
+      holdfast vault keys check --vault s3://... --save identity.txt
     """
     from holdfast.console.vault_choice import vault_place
     from holdfast.console.vault_open import read_identities

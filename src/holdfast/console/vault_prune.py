@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
     from holdfast.console.vault_open import OpenedVault
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.keep import KeepRules
     from holdfast.vault.prune import PrunePlan, Swept
 
@@ -53,7 +53,7 @@ def prune(
 
     \b
     Example:
-      holdfast vault prune --keep-within 2d --keep-daily 14 --keep-weekly 8 --keep-monthly 24 --dry-run
+      holdfast vault prune --keep-within 2d --keep-daily 14 --keep-weekly 8
     """
     from holdfast.console.vault_open import opened
     from holdfast.vault.prune import execute_prune, plan_prune, sweep

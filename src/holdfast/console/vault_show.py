@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.console.emit import emit, json_option, warn
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.console.vault_paths import PathIn
     from holdfast.vault.instant import Instant
     from holdfast.vault.record import Entry

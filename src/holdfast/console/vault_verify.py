@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_choice import vault_options
+from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
-    from holdfast.console.vault_choice import VaultChoice
+    from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.verify import Finding, Verified
 
 FINDINGS_SHOWN_MAX: Final = 200
@@ -31,7 +31,7 @@ def verify(percent: float | None, everything: bool, choice: VaultChoice, as_json
 
     \b
     Example:
-      holdfast vault verify --percent 5       (in a nightly timer: everything in 20 days)
+      holdfast vault verify --percent 5      (nightly: everything in 20 days)
       holdfast vault verify --all
     """
     from holdfast.console.vault_open import opened
