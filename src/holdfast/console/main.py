@@ -24,14 +24,16 @@ class _Group(LateGroup):
         "restore": Late(
             "holdfast.console.restore", "restore", "A site, a tree or a path from a backup, into a folder."
         ),
+        "pause": Late("holdfast.console.failover", "pause", "Hold off automatic takeover: for maintenance."),
+        "resume": Late("holdfast.console.failover", "resume", "Let automatic takeover happen again."),
         "rebuild": Late("holdfast.console.rebuild", "rebuild", "From a bare machine to running mail, from a backup."),
         "lab": Late(
             "holdfast.drill.lab.commands", "lab", "Make a lab of machines on this one: up, down, kill, cut ..."
         ),
     }
     _order = (
-        "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "vault", "restore", "rebuild",
-        "barrier", "log", "history", "trust", "found", "release", "lab", "version",
+        "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "pause", "resume", "vault",
+        "restore", "rebuild", "barrier", "log", "history", "trust", "found", "release", "lab", "version",
     )  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from holdfast.errors import HoldfastError, Refused
 from holdfast.log.port import Fenced
-from holdfast.node.node import Node
+from holdfast.node.node import Decided, Node
 from holdfast.node.operations import Operations
 from holdfast.node.outlook import (
     Rules,
@@ -169,6 +169,9 @@ class Guard:
         """Remember the row; True when it is another than before."""
         changed = row is not self.row
         self.row = row
+        if changed:
+            advice = row.advice if isinstance(row, StandbyRow) else ""
+            self._node.decided = Decided() if row is None else Decided(str(row.order), row.reason, advice)
         return changed
 
     # -- as the primary ------------------------------------------------------------------------------------------------

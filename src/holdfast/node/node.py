@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from holdfast.apply.heal import heal
 from holdfast.apply.recovery import Settlement
@@ -53,6 +53,14 @@ YIELD_SECONDS_MAX: Final = 30.0
 """A machine that stopped for a switchover serves again when nobody was promoted for so long."""
 
 
+class Decided(NamedTuple):
+    """What the guard came to at its last look: for status and alarms. *order* is one of ``watchman.Order``."""
+
+    order: str = ""
+    reason: str = ""
+    advice: str = ""
+
+
 class Node:
     """See the module. Public attributes are for status; only this class changes them."""
 
@@ -76,6 +84,7 @@ class Node:
         """Why this machine, although the primary, serves nobody for now; empty when it serves."""
         self.proved = False
         """Since it last stopped serving, or started, the log took a record of this machine."""
+        self.decided = Decided()
         self.takeovers: deque[float] = deque(maxlen=TAKEOVERS_KEPT)
         """When machines were promoted without a plan, by the steady clock."""
         self.paused_at = world.clocks.steady()

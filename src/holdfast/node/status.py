@@ -18,6 +18,7 @@ from holdfast.node.beats import Beat
 from holdfast.node.kept import KeptAside, kept_aside
 from holdfast.node.node import Node
 from holdfast.node.roles import Role
+from holdfast.node.watchman import SERVE_SECONDS, Order
 
 VERIFY_AGE_SECONDS_MAX: Final = 7 * 86400.0
 """A copy not compared for a week is a copy believed in."""
@@ -67,6 +68,17 @@ class LogView(Struct, frozen=True):
     leader: str
 
 
+class FailoverView(Struct, frozen=True):
+    """What this machine does without a person. *order* and *reason*: of its last look (docs/concepts/failover.md)."""
+
+    policy: str
+    paused: str
+    order: str
+    reason: str
+    confirmed: bool
+    """Whether enough others have confirmed lately that they hear this machine."""
+
+
 class SiteStatus(Struct, frozen=True):
     """``holdfast status --json``."""
 
@@ -80,6 +92,7 @@ class SiteStatus(Struct, frozen=True):
     epoch: int
     service_addresses: tuple[str, ...]
     serving: bool
+    failover: FailoverView
     machines: tuple[MachineView, ...]
     log: LogView
     lost_if_primary_died_bytes: int
@@ -116,7 +129,14 @@ async def site_status(node: Node) -> SiteStatus:
         primary=primary,
         epoch=int(node.epoch),
         service_addresses=settings.service.addresses,
-        serving=node.world.serving.on,
+        serving=node.world.serving.on and not node.held,
+        failover=FailoverView(
+            settings.failover.policy,
+            node.world.local.state.paused,
+            node.decided.order,
+            node.decided.reason,
+            node.beats.hearing.confirmed_seconds(node.world.clocks.steady()) < SERVE_SECONDS,
+        ),
         machines=machines,
         log=LogView(
             state is not None,
@@ -313,8 +333,18 @@ def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
     return warned
 
 
-def _own_warnings(node: Node) -> list[Warned]:
+def _failover_warnings(node: Node) -> list[Warned]:
     warned = []
+    paused = node.world.local.state.paused
+    if paused:
+        warned.append(Warned(f"automatic takeover is paused: {paused}", "When the work is done: `holdfast resume`."))
+    if node.guarded and node.decided.order == Order.ASK:
+        warned.append(Warned(f"no automatic takeover: {node.decided.reason}", node.decided.advice))
+    return warned
+
+
+def _own_warnings(node: Node) -> list[Warned]:
+    warned = [*_failover_warnings(node)]
     local, now = node.world.local.state, node.world.clocks.wall_seconds()
     if node.role is Role.PRIMARY and node.world.serving.released_by_hand:
         warned.append(
