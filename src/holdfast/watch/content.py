@@ -74,15 +74,20 @@ def read_up_to(fd: int, size: int, offset: int) -> bytes:
     return data
 
 
+def read_whole(fd: int, status: os.stat_result, piece_bytes: int) -> Piece | None:
+    """A file without holes that is no larger than *piece_bytes*; None for others. Raises OSError."""
+    size = status.st_size
+    if size > piece_bytes or status.st_blocks * 512 < size:
+        return None
+    return _whole_piece(read_up_to(fd, size, 0))
+
+
 def read_new(fd: int, status: os.stat_result, piece_bytes: int) -> Iterator[Piece]:
     """A file whole, in pieces of at most *piece_bytes* (whole blocks). Holes and blocks of zeros are left out.
 
     Raises OSError when the first piece cannot be read; when a later one cannot, the file ends there for the log.
     """
     size = status.st_size
-    if size <= piece_bytes and status.st_blocks * 512 >= size:
-        yield _whole_piece(read_up_to(fd, size, 0))
-        return
     holes = _Holes(fd, status)
     at = 0
     while True:

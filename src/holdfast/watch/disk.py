@@ -30,9 +30,9 @@ from holdfast.watch.limits import Limits
 Place = tuple[int, bytes]
 """A name in a directory: node id and name."""
 
-Spot = tuple[Place | None, bytes | None]
-"""A file in a directory the index knows: place and handle. Without place: what is left out, of which only the handle
-counts."""
+Spot = tuple[Place | None, bytes | None, bool]
+"""A file in a directory the index knows: place, handle, whether it is to be read first. Without place: what is left
+out, of which only the handle counts."""
 
 LINKS_UNKNOWN: Final = 1 << 30
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})

@@ -16,7 +16,7 @@ from holdfast.changes.change import Change, Extent, Meta, Patch, Put, SetMeta
 from holdfast.changes.digest import BLOCK_BYTES, DIGEST_BYTES
 from holdfast.trees.index import Node, NodeKind
 from holdfast.trees.stat import Observed, observed, pack_xattrs, read_xattrs, unpack_xattrs
-from holdfast.watch.content import Differences, Known, Piece, Tails, read_new, small_differences
+from holdfast.watch.content import Differences, Known, Piece, Tails, read_new, read_whole, small_differences
 from holdfast.watch.disk import Directory, Found, Place, Unreadable
 from holdfast.watch.hints import ATTRIB, CLOSE_WRITE, CONTENT
 from holdfast.watch.limits import CONTENT_BYTES_PER_SECOND, CONTENT_CHEAP_BYTES, FILE_BYTES_MAX
@@ -109,37 +109,59 @@ class Files:
 
     # -- new files -----------------------------------------------------------------------------------------------------
 
-    def put(self, target: Place, found: Found, replace: Callable[[], None]) -> Iterator[Change]:
-        """A file the index does not know. *replace* is called when it takes its place."""
+    def put(self, target: Place, found: Found, replace: Callable[[], None] | None) -> Iterable[Change]:
+        """A file the index does not know. *replace* is called when it takes its place. To be taken before anything else
+        is done: large files are read then."""
         scene = self._scene
         directory = scene.disk.directory(target[0])
         if directory is None:
-            return
+            return ()
         try:
             fd = scene.disk.open_file(directory, target[1])
         except Unreadable as error:
             scene.trouble(target, error.reason)
-            return
+            return ()
         if fd is None:
-            return
+            return ()
+        owned = True
         try:
             status = os.fstat(fd)
             seen = observed(status)
             if seen is None or seen.ino != found.seen.ino or seen.kind is not NodeKind.FILE:
                 scene.put_off(target)
-            elif seen.size > FILE_BYTES_MAX:
+                return ()
+            if seen.size > FILE_BYTES_MAX:
                 scene.trouble(target, _TOO_LARGE)
-            else:
-                yield from self._put_open(_Open(fd, status, seen, directory, target), found, replace)
+                return ()
+            file = _Open(fd, status, seen, directory, target)
+            piece = read_whole(fd, status, scene.limits.piece_bytes)
+            if piece is None:
+                owned = False
+                return self._put_parts(file, found, replace)
+            xattrs = read_xattrs(fd)
+            self._new(file, found, replace, piece, piece.digests, xattrs)
+            meta = scene.owners.meta(seen, xattrs)
+            return (Put(file.tree, file.path, piece.end, meta, piece.digests, piece.extents),)
         except OSError as error:
             scene.trouble(target, os.strerror(error.errno or 0))
+            return ()
         finally:
-            os.close(fd)
+            if owned:
+                os.close(fd)
 
-    def _put_open(self, file: _Open, found: Found, replace: Callable[[], None]) -> Iterator[Change]:
-        scene, seen = self._scene, file.seen
+    def _put_parts(self, file: _Open, found: Found, replace: Callable[[], None] | None) -> Iterator[Change]:
+        """Closes the file."""
+        try:
+            yield from self._put_open(file, found, replace)
+        except OSError as error:
+            self._scene.trouble(file.place, os.strerror(error.errno or 0))
+        finally:
+            os.close(file.fd)
+
+    def _put_open(self, file: _Open, found: Found, replace: Callable[[], None] | None) -> Iterator[Change]:
+        scene = self._scene
         xattrs = read_xattrs(file.fd)
-        meta = scene.owners.meta(seen, xattrs)
+        meta = scene.owners.meta(file.seen, xattrs)
         tree, path = file.tree, file.path
         digests = b""
         begun = False
@@ -154,24 +176,38 @@ class Files:
                 yield Put(tree, path, piece.end, meta, b"", piece.extents, more=True)
                 begun = True
         assert piece is not None, "a file has at least one piece"
-        node = Node(
-            0, NodeKind.FILE, found.handle, seen.ino, seen.mode, seen.uid, seen.gid, piece.end, seen.mtime_ns,
-            0 if piece.error else seen.ctime_ns, digests, pack_xattrs(xattrs),
-        )  # fmt: skip
-        replace()
-        node_id = scene.index.add(node)
-        scene.index.bind(*file.place, node_id)
-        self._came(node_id, found, file.place)
-        if scene.pattern(file.directory, file.place) & APPENDED:
-            self._settle(node_id, piece.end)
-            if piece.end <= BLOCK_BYTES:
-                self._tails.put(node_id, piece.extents[0].data if piece.extents else b"")
+        self._new(file, found, replace, piece, digests, xattrs)
         if begun:
             yield Patch(tree, path, piece.end, meta, digests, piece.extents)
         else:
             yield Put(tree, path, piece.end, meta, digests, piece.extents)
         if piece.error is not None:
             raise piece.error
+
+    def _new(
+        self,
+        file: _Open,
+        found: Found,
+        replace: Callable[[], None] | None,
+        last: Piece,
+        digests: bytes,
+        xattrs: tuple[tuple[bytes, bytes], ...],
+    ) -> None:
+        """The file is in the index: read to its end, of which *last* is the last piece."""
+        scene, seen = self._scene, file.seen
+        node = Node(
+            0, NodeKind.FILE, found.handle, seen.ino, seen.mode, seen.uid, seen.gid, last.end, seen.mtime_ns,
+            0 if last.error else seen.ctime_ns, digests, pack_xattrs(xattrs),
+        )  # fmt: skip
+        if replace is not None:
+            replace()
+        node_id = scene.index.add(node)
+        scene.index.bind(*file.place, node_id)
+        self._came(node_id, found, file.place)
+        if scene.pattern(file.directory, file.place) & APPENDED:
+            self._settle(node_id, last.end)
+            if last.end <= BLOCK_BYTES:
+                self._tails.put(node_id, last.extents[0].data if last.extents else b"")
 
     # -- known files ---------------------------------------------------------------------------------------------------
 
@@ -377,12 +413,13 @@ class Files:
             yield SetMeta(directory.tree.name, directory.prefix + place[1], meta)
 
 
+_new_tuple: Final = tuple.__new__
 _TOO_LARGE: Final = f"larger than {FILE_BYTES_MAX >> 30} GiB"
 
 
 def _row(node: Node, seen: Observed, size: int, content: bytes, xattrs: bytes) -> Node:
     """The row of *node* as it was seen."""
-    return Node(
+    return _new_tuple(Node, (
         node.id, node.kind, node.handle, seen.ino, seen.mode, seen.uid, seen.gid, size, seen.mtime_ns, seen.ctime_ns,
         content, xattrs,
-    )  # fmt: skip
+    ))  # fmt: skip

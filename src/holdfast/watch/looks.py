@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from holdfast.changes.change import Change
+from holdfast.changes.change import PATH_BYTES_MAX, Change
 from holdfast.trees.index import Node, NodeKind
 from holdfast.trees.stat import has_handles
 from holdfast.watch.disk import Directory, Found, Place, Unreadable
 from holdfast.watch.files import Files
 from holdfast.watch.folders import Folders
 from holdfast.watch.hints import ATTRIB, CONTENT
-from holdfast.watch.names import Kind, Steps, pair
+from holdfast.watch.names import PATH_TOO_LONG, Kind, Steps, pair
 from holdfast.watch.scene import THE_DIRECTORY, Scene
 
 
@@ -27,6 +27,12 @@ class _View:
         self.known: dict[bytes, Node | None] = {}
         self.links: dict[bytes, int] = {}
         """The most links a file was seen to have: a name looked at before may have gone since."""
+
+    def only_new_files(self) -> bool:
+        """Whether nothing went, and all that came are files the index does not know, with one name each."""
+        if self.gone or self.nodes:
+            return False
+        return all(len(at) == 1 and at[0][1].seen.kind is NodeKind.FILE for at in self.gained.values())
 
 
 class Looks:
@@ -110,7 +116,9 @@ class Looks:
             if place not in looked:
                 looked.add(place)
                 work.extend(other for other in self._look_at(place, view) if other not in looked)
-        if view.gone or view.gained:
+        if view.only_new_files():
+            yield from self._put_all(view)
+        elif view.gone or view.gained:
             yield from self._steps(view)
 
     def _look_at(self, place: Place, view: _View) -> list[Place]:
@@ -201,6 +209,18 @@ class Looks:
         return directory is not None and self._scene.pattern(directory, place) != 0
 
     # -- what follows --------------------------------------------------------------------------------------------------
+
+    def _put_all(self, view: _View) -> Iterator[Change]:
+        """New files at free places: nothing waits for anything. What most batches are, so without steps."""
+        for ((place, found),) in view.gained.values():
+            directory = self._scene.disk.directory(place[0])
+            if directory is None:
+                continue
+            self.touched(place[0])
+            if len(directory.prefix) + len(place[1]) > PATH_BYTES_MAX:
+                self.trouble(place, PATH_TOO_LONG)
+                continue
+            yield from self.put(place, found, None)
 
     def _steps(self, view: _View) -> Iterator[Change]:
         steps = Steps(self._scene.index, self._scene.disk, self._scene.owners, self)

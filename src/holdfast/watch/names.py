@@ -30,6 +30,7 @@ from holdfast.watch.disk import Disk, Found, Place, Unreadable
 from holdfast.watch.limbo import Limbo
 
 TEMPORARY_NAME: Final = b".holdfast-move-%d"
+PATH_TOO_LONG: Final = "its path is longer than the kernel takes"
 CHAIN_MAX: Final = 200
 """How far waiting is followed to see whether it ends in limbo; longer chains are taken as not."""
 
@@ -77,7 +78,7 @@ class Host(Protocol):
 
     limbo: Limbo
 
-    def put(self, target: Place, found: Found, replace: Callable[[], None]) -> Iterator[Change]: ...
+    def put(self, target: Place, found: Found, replace: Callable[[], None] | None) -> Iterable[Change]: ...
 
     def came(self, node_id: int, found: Found, target: Place) -> None: ...
 
@@ -229,7 +230,7 @@ class Steps:
         assert step.found is not None
         path = self._path(step.target)
         if len(path) > PATH_BYTES_MAX:
-            self._host.trouble(step.target, "its path is longer than the kernel takes")
+            self._host.trouble(step.target, PATH_TOO_LONG)
             return
         node = step.node
         if step.kind is Kind.LINK:

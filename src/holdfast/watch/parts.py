@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from holdfast.changes.change import Change, Link, Patch, Put, Rename
 from holdfast.watch.limits import CHANGE_BYTES
 from holdfast.watch.scene import Boundary
+
+_WITH_CONTENT: Final = (Put, Patch)
+_WITH_TO: Final = (Rename, Link)
+"""Tuples: a union would be built anew at each check."""
 
 
 class Part(NamedTuple):
@@ -19,10 +23,12 @@ class Part(NamedTuple):
 
 def weight_bytes(change: Change) -> int:
     """What a change weighs in a frame, before compression."""
-    if isinstance(change, Put | Patch):
-        content = sum(len(extent.data) for extent in change.extents)
-        return CHANGE_BYTES + len(change.path) + len(change.digests) + content
-    if isinstance(change, Rename | Link):
+    if isinstance(change, _WITH_CONTENT):
+        weight = CHANGE_BYTES + len(change.path) + len(change.digests)
+        for extent in change.extents:
+            weight += len(extent.data)
+        return weight
+    if isinstance(change, _WITH_TO):
         return CHANGE_BYTES + len(change.path) + len(change.to)
     return CHANGE_BYTES + len(change.path)
 

@@ -23,7 +23,7 @@ from holdfast.watch.folders import Folders
 from holdfast.watch.hints import ATTRIB, CONTENT, CREATE, NAMES, ON_DIRECTORY, Hint
 from holdfast.watch.looks import Looks
 from holdfast.watch.scan import Scan
-from holdfast.watch.scene import LEFT_OUT, THE_DIRECTORY, Scene
+from holdfast.watch.scene import LEFT_OUT, READ_FIRST, THE_DIRECTORY, Scene
 
 _MORE_THAN_CONTENT: Final = NAMES | ON_DIRECTORY
 
@@ -34,8 +34,10 @@ class _Sorted:
     def __init__(self) -> None:
         self.places: dict[Place, None] = {}
         """Names changed here."""
+        self.first: dict[Place, tuple[int, bytes | None]] = {}
+        """Contents or metadata of the file here, to be read before names: the mask, and its identity where known."""
         self.contents: dict[Place, tuple[int, bytes | None]] = {}
-        """Contents or metadata of the file here: the mask, and its identity where that is known."""
+        """The same of other files."""
         self.handles: dict[bytes, int] = {}
         """The same of files of which no protected name is told."""
 
@@ -84,9 +86,8 @@ class Reconciler:
         found = self._sort(hints)
         again, scene.again = scene.again, {}
         found.places.update(dict.fromkeys(again))
-        if scene.any_read_first:
-            for place in [place for place in found.contents if not scene.comes_later(place)]:
-                yield from self._content_at(place, *found.contents.pop(place))
+        for place, (mask, child) in found.first.items():
+            yield from self._content_at(place, mask, child)
         yield from self._looks.look(scene.in_reading_order(list(found.places)))
         for place, (mask, child) in found.contents.items():
             yield from self._content_at(place, mask, child)
@@ -106,7 +107,7 @@ class Reconciler:
 
     def _sort(self, hints: Iterable[Hint]) -> _Sorted:
         scene, found = self.scene, _Sorted()
-        places, contents, handles = found.places, found.contents, found.handles
+        places, handles = found.places, found.handles
         directory_of, touched, limbo, pattern = (
             scene.disk.directory_of,
             self._folders.touched,
@@ -119,8 +120,9 @@ class Reconciler:
             if plain:
                 spot = spots.get(where)
                 if spot is not None:
-                    at, child = spot
+                    at, child, first = spot
                     if at is not None:
+                        contents = found.first if first else found.contents
                         known = contents.get(at)
                         contents[at] = (mask | known[0] if known else mask, child)
                     elif child is not None:
@@ -138,7 +140,7 @@ class Reconciler:
                 continue
             if mask & NAMES:
                 touched(directory.id)
-            is_directory = bool(mask & ON_DIRECTORY)
+            is_directory, special = bool(mask & ON_DIRECTORY), 0
             place = (directory.id, name)
             if mask & NAMES:
                 if to is not None:
@@ -151,12 +153,12 @@ class Reconciler:
                     continue
                 if mask & NAMES:
                     limbo.directory_came(place, mask, child)
-            elif pattern(directory, place) & LEFT_OUT:
+            elif (special := pattern(directory, place)) & LEFT_OUT:
                 # By the path we know: should its directory be renamed in this batch, all in it is looked at.
                 if child is not None and mask & (CONTENT | ATTRIB) and not mask & CREATE:
                     handles[child] = handles.get(child, 0) | mask  # it may have another name, which is protected
                 if plain:
-                    scene.remember_spot(where, (None, child))
+                    scene.remember_spot(where, (None, child, False))
                 continue
             if mask & NAMES:
                 places[place] = None
@@ -164,10 +166,11 @@ class Reconciler:
                 if is_directory:
                     places[place] = None
                 else:
+                    contents = found.first if special & READ_FIRST else found.contents
                     known = contents.get(place)
                     contents[place] = (mask | (known[0] if known else 0), child)
                     if plain:
-                        scene.remember_spot(where, (place, child))
+                        scene.remember_spot(where, (place, child, bool(special & READ_FIRST)))
         return found
 
     def _content_at(self, place: Place, mask: int, child: bytes | None) -> Iterable[Change]:
