@@ -45,10 +45,13 @@ class Sizes(NamedTuple):
 
     block_bytes: int = 4 * 1024 * 1024
     """A block of contents is closed before it holds more: an account's restore reads few bytes beside its own."""
+    base64_block_bytes: int = 256 * 1024
+    """The same for contents of base64: nothing is gained by larger ones, and an attachment that came in many messages
+    is far from most of them, so that it is read alone."""
     parts_block_bytes: int = 1024 * 1024
     """The same for parts of directories: showing one folder opens one block."""
     pack_blocks: int = 8
-    """So a pack has at most 33 MiB: one upload, one object in memory, one key."""
+    """Full ones, small ones count less. So a pack has at most 37 MiB: one upload, one object in memory, one key."""
     index_packs: int = 16
     """Work an interrupted backup has to find again by reading the ends of packs, at most."""
 

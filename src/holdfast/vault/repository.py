@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from holdfast.changes.names import Incarnation, Position, Sequence
 from holdfast.errors import Refused
+from holdfast.vault.blocks import BlockCache
 from holdfast.vault.catalog import BlockPlace, Catalog, Place
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged, VaultMissing, VaultNewer, WrongKey
 from holdfast.vault.keys import VAULT_ID_BYTES, Readers, Secrets, Wrapper, WriterKey, checked_recipients, new_key
@@ -25,8 +26,6 @@ from holdfast.vault.port import Backend, ObjectExists, ObjectMissing
 from holdfast.vault.record import Snapshot
 
 VAULT_NAME: Final = "vault.json"
-BLOCKS_CACHED_MAX: Final = 6
-"""Plain blocks of 4 MiB held while reading: an account's contents, its directories and what prefetching brings."""
 CIPHERS_CACHED_MAX: Final = 1024
 SNAPSHOT_PREFIX: Final = "snapshots/"
 HELD_PREFIX: Final = "held/"
@@ -159,7 +158,7 @@ class Vault:
         self.wrapper = wrapper
         self.sizes = sizes
         self.catalog = Catalog(codec.secrets.vault.hex(), cache)
-        self._blocks: OrderedDict[BlockPlace, bytes] = OrderedDict()
+        self._blocks = BlockCache()
         self._ciphers: OrderedDict[str, tuple[ObjectKind, AESGCM]] = OrderedDict()
         self._ciphers_lock = threading.Lock()
 
@@ -233,20 +232,16 @@ class Vault:
                 continue
             if len(content) == place.length and self.codec.secrets.content_id(content) == content_id:
                 return content
-            self._blocks.pop(place.block, None)
+            self._blocks.forget(place.block)
             damage = VaultDamaged(f"{place.block.pack}: a content does not give its id", name=place.block.pack)
         raise damage
 
     def block(self, place: BlockPlace) -> bytes:
         """One plain block, from the cache when it is there. Raises VaultDamaged, WrongKey."""
         plain = self._blocks.get(place)
-        if plain is not None:
-            self._blocks.move_to_end(place)
-            return plain
-        plain = self.read_block(place)
-        self._blocks[place] = plain
-        while len(self._blocks) > BLOCKS_CACHED_MAX:
-            self._blocks.popitem(last=False)
+        if plain is None:
+            plain = self.read_block(place)
+            self._blocks.keep(place, plain)
         return plain
 
     def holds_block(self, place: BlockPlace) -> bool:
@@ -254,9 +249,7 @@ class Vault:
 
     def keep_block(self, place: BlockPlace, plain: bytes) -> None:
         """Put a block read ahead into the cache."""
-        self._blocks[place] = plain
-        while len(self._blocks) > BLOCKS_CACHED_MAX:
-            self._blocks.popitem(last=False)
+        self._blocks.keep(place, plain)
 
     def read_block(self, place: BlockPlace) -> bytes:
         """One plain block from the store; may run in any thread. Raises VaultDamaged, WrongKey."""

@@ -26,8 +26,10 @@ from holdfast.vault.faults import TargetInUse, VaultDamaged
 from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, TreeRoot, entries_of, lookup, split_ids
 from holdfast.vault.repository import Vault
 
-AHEAD_BLOCKS: Final = 2
-"""Blocks on their way beside the one in use; below what the vault's cache holds."""
+AHEAD_WORKERS: Final = 2
+AHEAD_BYTES: Final = 4 * 1024 * 1024
+"""Sealed, in blocks on their way; plain they are below what the vault's cache holds."""
+AHEAD_BLOCKS: Final = 16
 AHEAD_ENTRIES: Final = 4096
 """How far a directory's list is looked through for the next blocks."""
 FAILURES_NAMED_MAX: Final = 10_000
@@ -140,8 +142,9 @@ class _Ahead:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
-        self._pool = ThreadPoolExecutor(AHEAD_BLOCKS, "vault-read")
+        self._pool = ThreadPoolExecutor(AHEAD_WORKERS, "vault-read")
         self._coming: dict[BlockPlace, Future[bytes]] = {}
+        self._bytes = 0
 
     def __enter__(self) -> _Ahead:
         return self
@@ -152,20 +155,25 @@ class _Ahead:
     def want(self, place: BlockPlace) -> None:
         if place not in self._coming and not self._vault.holds_block(place):
             self._coming[place] = self._pool.submit(self._vault.read_block, place)
+            self._bytes += place.sealed_bytes
 
     @property
     def full(self) -> bool:
-        return len(self._coming) >= AHEAD_BLOCKS
+        return self._bytes >= AHEAD_BYTES or len(self._coming) >= AHEAD_BLOCKS
 
     def take(self, place: BlockPlace) -> None:
         """Before a content of *place* is read: a damaged block is found by that reading itself."""
         if self._vault.holds_block(place):
             return
-        if place not in self._coming:  # what was fetched is not what is needed: make room
-            self._coming.clear()
+        coming = self._coming.pop(place, None)
+        if coming is None:
+            if self.full:  # what was fetched is not what is needed: make room
+                self._coming.clear()
+                self._bytes = 0
             return
+        self._bytes -= place.sealed_bytes
         try:
-            self._vault.keep_block(place, self._coming.pop(place).result())
+            self._vault.keep_block(place, coming.result())
         except VaultDamaged:
             return
 

@@ -32,8 +32,8 @@ from holdfast.vault.repository import Vault
 WORKERS: Final = 2
 PUTS_PENDING_MAX: Final = 2
 """Packs finished and not yet in the store: each may be 40 MiB of memory."""
-SEALING_PENDING_MAX: Final = 4
-"""Blocks waiting for a worker: bounds memory when reading is faster than compressing."""
+SEALING_BYTES_MAX: Final = 16 * 1024 * 1024
+"""In blocks that workers have or wait for: bounds memory when reading is faster than compressing."""
 
 
 class _Stream(NamedTuple):
@@ -49,7 +49,9 @@ class _Stream(NamedTuple):
         return BASE64_ZSTD_LEVEL if self.base64 else ZSTD_LEVEL
 
     def block_bytes_max(self, sizes: Sizes) -> int:
-        return sizes.parts_block_bytes if self.kind is ObjectKind.PARTS else sizes.block_bytes
+        if self.kind is ObjectKind.PARTS:
+            return sizes.parts_block_bytes
+        return sizes.base64_block_bytes if self.base64 else sizes.block_bytes
 
 
 _STREAMS: Final = (
@@ -76,10 +78,11 @@ class _SealedBlock(NamedTuple):
 class _OpenPack:
     """One kind's pack in the making; the key comes with the first block."""
 
-    def __init__(self, kind: ObjectKind) -> None:
+    def __init__(self, kind: ObjectKind, sizes: Sizes) -> None:
         self.kind = kind
         self.sealer: Sealer | None = None
         self.blocks: list[_SealedBlock] = []
+        self.room = sizes.pack_blocks * _Stream(kind).block_bytes_max(sizes)
 
 
 class Writer:
@@ -91,11 +94,13 @@ class Writer:
         self._vault = vault
         self._wrapper: Wrapper = vault.wrapper
         self._open = {stream: _OpenBlock() for stream in _STREAMS}
-        self._packs = {kind: _OpenPack(kind) for kind in (ObjectKind.CONTENTS, ObjectKind.PARTS)}
+        self._packs = {kind: _OpenPack(kind, vault.sizes) for kind in (ObjectKind.CONTENTS, ObjectKind.PARTS)}
         self._unfinished: set[bytes] = set()
         """Contents added here that the catalog does not have yet."""
         self._workers = ThreadPoolExecutor(WORKERS, "vault-seal")
         self._putter = ThreadPoolExecutor(1, "vault-put")
+        self._sealing: deque[tuple[int, Future[bytes]]] = deque()
+        self._sealing_bytes = 0
         self._puts: deque[tuple[PackEntry, Future[None]]] = deque()
         self._to_index: list[PackEntry] = vault.catalog.unindexed()
         self.added_contents = 0
@@ -153,13 +158,21 @@ class Writer:
         pack = self._packs[stream.kind]
         if pack.sealer is None:
             pack.sealer = Sealer(self._vault.codec, self._wrapper, pack.kind)
-        if len(pack.blocks) >= SEALING_PENDING_MAX:
-            pack.blocks[-SEALING_PENDING_MAX].sealed.result()
         plain = bytes(block.plain)
+        self._wait_for_workers(len(plain))
         sealed = self._workers.submit(pack.sealer.seal, len(pack.blocks), plain, stream.level)
+        self._sealing.append((len(plain), sealed))
+        self._sealing_bytes += len(plain)
         pack.blocks.append(_SealedBlock(len(plain), block.ids, block.lengths, sealed))
-        if len(pack.blocks) == self._vault.sizes.pack_blocks:
+        pack.room -= max(len(plain), stream.block_bytes_max(self._vault.sizes))
+        if pack.room <= 0:
             self._close_pack(pack)
+
+    def _wait_for_workers(self, more_bytes: int) -> None:
+        while self._sealing and self._sealing_bytes + more_bytes > SEALING_BYTES_MAX:
+            size, sealed = self._sealing.popleft()
+            sealed.result()
+            self._sealing_bytes -= size
 
     def _close_pack(self, pack: _OpenPack) -> None:
         if pack.sealer is None:
@@ -175,7 +188,7 @@ class Writer:
             tuple(length for sealed in pack.blocks for length in sealed.lengths),
         )
         made = self._vault.codec.pack(pack.kind, pack.sealer.header, blocks, directory)
-        self._packs[pack.kind] = _OpenPack(pack.kind)
+        self._packs[pack.kind] = _OpenPack(pack.kind, self._vault.sizes)
         self._put(made, directory)
         if len(self._to_index) >= self._vault.sizes.index_packs:
             self._write_index()
