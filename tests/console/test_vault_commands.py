@@ -302,3 +302,38 @@ def test_a_pin_and_a_hold_are_listed_until_they_are_released(desk: Desk) -> None
     for one in kept:
         desk.done("vault", "release", one["name"][:8])
     assert desk.json("vault", "list")["kept"] == []
+
+
+def test_prune_pauses_when_much_was_deleted_until_somebody_accepts_it(desk: Desk) -> None:
+    for number in range(200):
+        desk.write(f"cur/m{number}.host:2,", f"Subject: {number}\n\n" + f"{number} " * 3000)
+    desk.backup()
+    desk.backup()
+    shutil.rmtree(desk.mail / "cur")
+    desk.write("cur/1.host:2,S")
+    desk.backup()
+    keep = ("vault", "prune", "--keep-last", "1")
+    assert "the brake" in desk.done(*keep, "--dry-run", status=ExitStatus.REFUSED)
+    said = desk.done(*keep, "--yes", status=ExitStatus.REFUSED)
+    assert "--accept-loss" in said
+    assert desk.json("vault", "list")["total"] == 3
+    desk.done(*keep, "--yes", "--accept-loss")
+    assert desk.json("vault", "list")["total"] == 1
+
+
+def test_what_is_pinned_or_held_stays_through_a_prune(desk: Desk, tmp_path: Path) -> None:
+    first = desk.backup()["snapshot"]
+    desk.done("vault", "pin", first)
+    desk.backup()
+    desk.write("new/held.host")
+    desk.backup()
+    desk.done("vault", "hold", "new")
+    (desk.mail / "new/held.host").unlink()
+    last = desk.backup()["snapshot"]
+    desk.done("vault", "prune", "--keep-last", "1", "--yes")
+    listed = desk.json("vault", "list")
+    assert [row["snapshot"] for row in listed["snapshots"]] == [first, last]
+    (held,) = listed["held"]
+    desk.done("restore", "--at", held[:8], "new", "--to", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "held.host").exists()
+    assert "is pinned" in desk.done("vault", "prune", "--drop", first, "--yes", status=ExitStatus.REFUSED)

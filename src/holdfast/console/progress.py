@@ -18,8 +18,8 @@ WIDTH: Final = 79
 
 
 class Progress:
-    """*total_bytes* 0: not known (yet); set it when it is. ``trouble``: a sentence that takes the line's place while
-    it is not empty. Leaving it wipes the line."""
+    """*total_bytes* 0: not known (yet); set it when it is. ``sent_bytes``: what the store got so far. ``trouble``: a
+    sentence that takes the line's place while it is not empty. Leaving it wipes the line."""
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Progress:
     ) -> None:
         self.total_bytes = total_bytes
         self.trouble = ""
+        self.sent_bytes = 0
         self._what = what
         self._out = out or sys.stderr
         self._terminal = self._out.isatty()
@@ -40,6 +41,7 @@ class Progress:
         self._began = clock()
         self._next = self._began + (0.0 if self._terminal else PLAIN_SECONDS)
         self._shown = False
+        self._last = 0, 0
         self._estimate = Estimate(total_bytes, self._began)
 
     def __enter__(self) -> Progress:
@@ -62,6 +64,7 @@ class Progress:
     def at(self, done_bytes: int, files: int = 0) -> None:
         """Call it as often as you like."""
         now = self._clock()
+        self._last = done_bytes, files
         if self._quiet or now < self._next:
             return
         self._next = now + (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS)
@@ -71,12 +74,12 @@ class Progress:
         self._shown = True
 
     def transfer(self, moved: Transfer) -> None:
-        """For the store: tell when it waits for a second try."""
+        """For the store: what went over, and that it waits for a second try."""
+        self.sent_bytes = moved.put_bytes
         if moved.trouble and moved.trouble != self.trouble:
             self._next = 0.0
         self.trouble = moved.trouble
-        if moved.trouble:
-            self.at(0)
+        self.at(*self._last)
 
     def line(self, done_bytes: int, files: int) -> str:
         if self.trouble:
@@ -88,8 +91,10 @@ class Progress:
             parts.append(f"{files:,} files")
         of = f" of {bytes_text(self.total_bytes)}" if self.total_bytes > done_bytes else ""
         parts.append(f"{bytes_text(done_bytes)}{of}")
-        if self._estimate.per_second > 0:
+        if of and self._estimate.per_second > 0:
             parts.append(f"{bytes_text(self._estimate.per_second)}/s")
+        if self.sent_bytes:
+            parts.append(f"{bytes_text(self.sent_bytes)} sent")
         left = self._estimate.left_seconds() if of else None
         if left is not None:
             parts.append(f"{clock_text(left)} left")

@@ -40,7 +40,11 @@ def target_at(vault: Vault, text: str, now_ns: int | None = None) -> Target:
     if text == "latest":
         return archive.latest()
     names = archive.snapshots
-    if [n for n in names if n.name == text or (len(text) >= NAME_DIGITS_MIN and n.short.startswith(text))]:
+    if [
+        n
+        for n in (*names, *vault.held())
+        if n.name == text or (len(text) >= NAME_DIGITS_MIN and n.short.startswith(text))
+    ]:
         return _plain(vault.find_snapshot(text))
     try:
         if match := _POSITION.fullmatch(text):

@@ -48,10 +48,11 @@ def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) 
         readable = bool(at.vault.readers)
         spans = Archive(at.vault).spans()
         kept = read_keepings(at.vault).kept
+        held = [name.short for name in at.vault.held()]
     if as_json:
         any_second = [{"from": iso_text(begin), "to": iso_text(end)} for begin, end in spans]
         facts = {"vault": place.name, "location": place.location, "total": len(names), "snapshots": rows}
-        emit({**facts, "any_second": any_second, "kept": [kept_facts(one) for one in kept]})
+        emit({**facts, "any_second": any_second, "kept": [kept_facts(one) for one in kept], "held": held})
     elif not names:
         click.echo(f"{place.name} has no snapshot yet. Make one: holdfast vault backup")
     else:
@@ -60,6 +61,10 @@ def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) 
             click.echo(f"any second from {time_text(begin)} to {time_text(end)} can be restored")
         for one in kept:
             click.echo(f"{one.short[:8]}  {kept_words(one)}")
+        if held:
+            click.echo(
+                f"of {len(held):,} dropped snapshots legal holds keep a part: {', '.join(n[:8] for n in held[-5:])}"
+            )
     if any(row.get("damaged") for row in rows):
         raise SystemExit(int(ExitStatus.DIFFERENCES))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from holdfast.console.emit import emit, json_option
+from holdfast.console.emit import emit, json_option, warn
 from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
@@ -37,10 +38,18 @@ def _noun(period: str) -> str:
 @click.option("--drop", multiple=True, metavar="SNAPSHOT", help="Drop this one, whatever the rules say. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--accept-loss", is_flag=True, help="Go on although an unusual share of the mail was deleted.")
 @vault_options
 @json_option
 def prune(
-    keep_within: str, drop: tuple[str, ...], dry_run: bool, yes: bool, choice: VaultChoice, as_json: bool, **keep: int
+    keep_within: str,
+    drop: tuple[str, ...],
+    dry_run: bool,
+    yes: bool,
+    accept_loss: bool,
+    choice: VaultChoice,
+    as_json: bool,
+    **keep: int,
 ) -> None:
     """Drop the snapshots that no rule keeps, and free the space only they need.
 
@@ -48,14 +57,18 @@ def prune(
     that no backup running beside it loses anything. Interrupted, it is simply run again. It needs the writer key, an
     identity, and a store that permits deleting: usually not on the mail server.
 
-    The newest snapshot without gaps always stays. Without --keep-...: the rules of this vault's table in the site's
-    configuration.
+    It pauses by itself when much of the mail was deleted or rewritten since the last prune (a quarter, by default):
+    somebody may have encrypted it, and the good snapshots are those before. Look; if it was meant, --accept-loss.
+
+    The newest snapshot without gaps always stays, and what is pinned or held. Without --keep-...: the rules of this
+    vault's table in the site's configuration.
 
     \b
     Example:
       holdfast vault prune --keep-within 2d --keep-daily 14 --keep-weekly 8
     """
     from holdfast.console.vault_open import opened
+    from holdfast.errors import ExitStatus
     from holdfast.vault.prune import execute_prune, plan_prune, sweep
 
     given = _rules(keep_within, keep)
@@ -70,10 +83,11 @@ def prune(
                 emit({"dry_run": True, **_plan_facts(plan)})
             else:
                 click.echo("Nothing was changed (--dry-run).")
-            return
-        if plan.drop and not yes:
+            sys.exit(int(ExitStatus.REFUSED if plan.loss is not None and plan.takes and not accept_loss else 0))
+        braked = plan.loss is not None and plan.takes and not accept_loss
+        if plan.takes and not yes and not braked:
             click.confirm("Go?", abort=True, err=True)
-        execute_prune(at.vault, plan)
+        execute_prune(at.vault, plan, accept_loss=accept_loss)
         swept = sweep(at.vault, time.time())
     if as_json:
         emit({"dry_run": False, **_plan_facts(plan), "swept": swept._asdict()})
@@ -123,6 +137,10 @@ def _plan_facts(plan: PrunePlan) -> dict[str, Any]:
         "dead_packs": len(plan.dead),
         "repack_packs": len(plan.repack),
         "freed_bytes": plan.freed_bytes,
+        "archived_objects_dropped": len(plan.outdated),
+        "held_of": [name.short for name in plan.remainders],
+        "released": [name.short for name in plan.released],
+        "brake": str(plan.loss) if plan.loss is not None else None,
     }
 
 
@@ -133,6 +151,12 @@ def _show_plan(plan: PrunePlan) -> None:
     for name, why in sorted(rows, key=lambda row: row[0].taken_at_ns):
         verdict = f"keep  {why}" if why else "DROP"
         click.echo(f"{name.short[:8]}  {time_text(name.taken_at_ns):23}  {verdict}")
+    if plan.remainders:
+        click.echo(f"of {counted(len(plan.remainders), 'snapshot')} dropped, what legal holds keep stays")
+    if plan.outdated:
+        click.echo(f"{counted(len(plan.outdated), 'object')} of archived log records dropped")
+    if plan.loss is not None:
+        warn(f"the brake: {plan.loss}")
     click.echo(
         f"{counted(len(plan.keep), 'snapshot')} kept, {len(plan.drop):,} dropped; "
         f"about {bytes_text(plan.freed_bytes)} to be freed"

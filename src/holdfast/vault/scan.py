@@ -63,7 +63,7 @@ class _Directory(NamedTuple):
 
 
 class Scanner:
-    """Walks trees into a :class:`Writer`. *progress* is called with the counts after each directory."""
+    """Walks trees into a :class:`Writer`. *progress* is called with the counts after each file."""
 
     def __init__(
         self,
@@ -211,6 +211,7 @@ class _TreeWalk:
     def _count(self, entry: Entry) -> None:
         self._counts.files += entry.kind is EntryKind.FILE
         self._counts.bytes += entry.size
+        self._scanner.report()
 
     def _gap(self, path: bytes, reason: str) -> None:
         self._counts.gap(self._tree.name, path, reason)
