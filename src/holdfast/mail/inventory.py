@@ -273,7 +273,8 @@ def account_findings(accounts: Iterable[Account]) -> tuple[Finding, ...]:
         gone.append(Finding(Weight.REMARK, words))
     unused = sum(account.state is AccountState.UNUSED and bool(account.places) for account in accounts)
     if unused:
-        gone.append(Finding(Weight.REMARK, f"{unused} accounts have no store yet: no message ever came"))
+        words = f"{unused} {'account has' if unused == 1 else 'accounts have'} no store yet: no message ever came"
+        gone.append(Finding(Weight.REMARK, words))
     return tuple(gone)
 
 

@@ -103,6 +103,11 @@ class Book:
         self.save()
         return state
 
+    def finish(self) -> None:
+        assert self.state is not None
+        self.state.finished = True
+        self.save()
+
     def save(self) -> None:
         assert self.state is not None
         write_once(self._file, msgspec.json.format(msgspec.json.encode(self.state)), PRIVATE)
