@@ -337,3 +337,20 @@ def test_what_is_pinned_or_held_stays_through_a_prune(desk: Desk, tmp_path: Path
     desk.done("restore", "--at", held[:8], "new", "--to", str(tmp_path / "back"))
     assert (tmp_path / "back" / "held.host").exists()
     assert "is pinned" in desk.done("vault", "prune", "--drop", first, "--yes", status=ExitStatus.REFUSED)
+
+
+@pytest.mark.parametrize("location", ["", "s3:/bucket", "sftp:host/path", "ftp://host/path", "s3://"])
+def test_what_is_no_place_is_said(tmp_path: Path, location: str) -> None:
+    desk = Desk(tmp_path)
+    assert "no place for a vault" in desk.done("vault", "init", location, status=ExitStatus.CONFIGURATION)
+    assert not list((tmp_path / "vaults").glob("*"))
+
+
+def test_a_vault_wants_a_folder_of_its_own(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.write("cur/1.host:2,S")
+    said = desk.done("vault", "init", str(desk.mail), status=ExitStatus.REFUSED)
+    assert f"{desk.mail}/backups" in said
+    assert [path.name for path in desk.mail.iterdir()] == ["cur"]
+    (tmp_path / "disk" / "lost+found").mkdir(parents=True)
+    desk.done("vault", "init", str(tmp_path / "disk"))

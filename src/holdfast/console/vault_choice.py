@@ -90,7 +90,10 @@ def is_location(text: str) -> bool:
 
 
 def absolute(location: str) -> str:
-    """The same place, wherever the next command is run."""
+    """The same place, wherever the next command is run. Raises ConfigurationError for what is meant to be another."""
+    if not location or re.match(r"[a-z0-9]+:(?!//)", location):
+        hint = "Give /path, s3://bucket/prefix?endpoint=URL&region=R or sftp://user@host:port/path?key=FILE."
+        raise ConfigurationError(f"{location!r} is no place for a vault", hint=hint)
     return location if "://" in location else os.path.abspath(os.path.expanduser(location))
 
 

@@ -58,6 +58,7 @@ def init(location: str, name: str, recipients: tuple[str, ...], identity_out: st
     if recipients and identity_out:
         raise click.UsageError("--recipient names who reads already; --identity-out would make another reader")
     location = absolute(location)
+    _refuse_strange_place(location)
     name = checked_vault_name(name or name_for(location))
     key_path, identity_path = _paths(name, identity_out)
     taken = [path for path in (key_path, identity_path) if path.exists()]
@@ -86,6 +87,20 @@ def init(location: str, name: str, recipients: tuple[str, ...], identity_out: st
         )
     else:
         _tell(name, vault, key)
+
+
+def _refuse_strange_place(location: str) -> None:
+    """A vault wants a folder of its own: what stands in another one would lie between its objects for ever."""
+    import os
+
+    from holdfast.errors import Refused
+
+    if "://" in location or not os.path.isdir(location):
+        return
+    found = sorted(set(os.listdir(location)) - {"lost+found", ".tmp"})
+    if found and "vault.json" not in found:
+        hint = f"Give a new folder: {location.rstrip('/')}/backups"
+        raise Refused(f"{location} is not empty ({found[0]} is there)", hint=hint)
 
 
 def _paths(name: str, identity_out: str) -> tuple[Path, Path]:
