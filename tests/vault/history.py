@@ -10,6 +10,7 @@ from holdfast.changes.exchange import EntryKind
 from holdfast.changes.frame import FrameKind, open_frame, pack_changes, seal
 from holdfast.changes.names import Position, Sequence
 from holdfast.trees.index import NodeKind
+from holdfast.trees.stat import Owners
 from holdfast.vault.archive import Archiving, seal_frames
 from holdfast.vault.backup import put_snapshot
 from holdfast.vault.record import Snapshot, TreeRoot, split_ids, walk
@@ -78,9 +79,10 @@ def picture_of(vault: Vault, snapshot: Snapshot) -> Picture:
     for path, entry in found:
         names.setdefault(entry.link or b"alone " + path, []).append(path)
     pictured: Picture = {}
+    owners = Owners()
     for path, entry in found:
         meta = entry.meta
-        owner = (int(meta.owner[1:]), int(meta.group[1:]))
+        owner = owners.uid(meta.owner), owners.gid(meta.group)
         same = tuple(sorted(names[entry.link or b"alone " + path]))
         if entry.kind is EntryKind.DIRECTORY:
             pictured[path] = (NodeKind.DIRECTORY, meta.mode, owner, meta.xattrs, same)

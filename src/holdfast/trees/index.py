@@ -184,6 +184,10 @@ class IndexReader:
         """All (directory, name) of a node."""
         return list(self._execute("SELECT parent, name FROM entry WHERE node = ?", (node_id,)))
 
+    def several_names(self) -> set[int]:
+        """The nodes with more than one name: files with hard links."""
+        return {node for (node,) in self._execute("SELECT node FROM entry GROUP BY node HAVING count(*) > 1")}
+
     def roots(self) -> dict[TreeName, int]:
         rows = self._execute("SELECT name, node FROM entry WHERE parent = ?", (SUPER_ROOT,))
         return {TreeName(name.decode()): node for name, node in rows}

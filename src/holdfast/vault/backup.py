@@ -63,10 +63,11 @@ def backup_trees(
     clocks = clocks or Clocks()
     began_seconds = clocks.monotonic_seconds()
     vault.sync()
-    _check_clock(vault, clocks.wall_ns())
+    check_clock(vault, clocks.wall_ns())
     taken_at_ns = clocks.wall_ns()
     with vault.catalog.transaction(), Writer(vault) as writer:
-        scanner = Scanner(writer, Known(vault.catalog), clocks.wall_ns, progress)
+        known = Known(vault.catalog)
+        scanner = Scanner(writer, known, clocks.wall_ns, progress)
         roots = scan_trees(scanner, trees)
         if not roots:
             reason = scanner.counts.gaps[0].reason if scanner.counts.gaps else "none was given"
@@ -83,11 +84,9 @@ def backup_trees(
             skipped_total=counts.skipped,
         )
         writer.flush()
-        took_seconds = clocks.monotonic_seconds() - began_seconds
-        if grace_seconds and took_seconds > grace_seconds / 2:
-            hint = "Repeat it: what it stored is there, and the next one is quick."
-            raise Refused(f"the backup took {took_seconds / 3600:.0f} hours; a prune may be in its way", hint=hint)
+        check_duration(clocks.monotonic_seconds() - began_seconds, grace_seconds)
         name = put_snapshot(vault, snapshot)
+        known.stands_at(None)
         vault.catalog.set_number("known_losses", vault.catalog.losses)
     return BackupResult(name, snapshot, counts.files_read, writer.added_bytes, writer.written_bytes)
 
@@ -101,7 +100,15 @@ def put_snapshot(vault: Vault, snapshot: Snapshot) -> SnapshotName:
     return SnapshotName(made.name)
 
 
-def _check_clock(vault: Vault, now_ns: int) -> None:
+def check_duration(took_seconds: float, grace_seconds: float) -> None:
+    """Before the snapshot is written: Refused when what it counts on may have been deleted meanwhile."""
+    if grace_seconds and took_seconds > grace_seconds / 2:
+        hint = "Repeat it: what it stored is there, and the next one is quick."
+        raise Refused(f"the backup took {took_seconds / 3600:.0f} hours; a prune may be in its way", hint=hint)
+
+
+def check_clock(vault: Vault, now_ns: int) -> None:
+    """Raises ClockWrong."""
     names = vault.snapshots()
     if names and names[-1].taken_at_ns - now_ns > CLOCK_BEHIND_NS_MAX:
         days = (names[-1].taken_at_ns - now_ns) / 86_400e9

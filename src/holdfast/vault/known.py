@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from holdfast.changes.exchange import EntryKind
+from holdfast.changes.names import Incarnation, Position, Sequence
 from holdfast.vault.catalog import Catalog
 from holdfast.vault.record import Entry
 
@@ -33,6 +34,8 @@ class KnownEntry(Struct, frozen=True, array_like=True):
     ino: int
     ctime_ns: int
     entry: Entry
+    digest: bytes = b""
+    """Of a file's bytes, as the tree index knows them; empty: by a scan, which did not ask it."""
 
 
 class KnownDirectory(Struct, frozen=True, array_like=True):
@@ -66,6 +69,39 @@ class Known:
         """A directory is gone, with all below."""
         sql = "DELETE FROM known WHERE tree = ? AND (path = ? OR path > ? AND path < ?)"
         self._db.execute(sql, (tree, path, path + b"/", path + b"0"))
+
+    @property
+    def position(self) -> Position | None:
+        """Where in the log the rows stand; None: they were made by a scan."""
+        value = self._db.execute("SELECT value FROM fact WHERE key = 'known_position'").get
+        incarnation, _, sequence = str(value or "").partition(":")
+        return Position(Incarnation(incarnation), Sequence(int(sequence))) if incarnation else None
+
+    def stands_at(self, position: Position | None) -> None:
+        value = f"{position.incarnation}:{position.sequence}" if position else ""
+        self._db.execute("INSERT OR REPLACE INTO fact VALUES ('known_position', ?)", (value,))
+
+    def has(self, tree: str, path: bytes) -> bool:
+        """Whether a directory stood at *path*."""
+        return self._db.execute("SELECT 1 FROM known WHERE tree = ? AND path = ?", (tree, path)).get is not None
+
+    def move(self, tree: str, moves: list[tuple[bytes, bytes | None]]) -> None:
+        """Directories stand elsewhere, with all below: (path now, path before or None: it was not there), those above
+        before those below. What was known of the paths they stand at now is forgotten."""
+        between = [f"{tree}\0{number}" for number in range(len(moves))]
+        for number, (_, origin) in sorted(enumerate(moves), key=lambda move: -len(move[1][1] or b"")):
+            if origin is not None:
+                self._rename(tree, origin, between[number], b"")
+        for number, (path, _) in enumerate(moves):
+            self.forget_below(tree, path)
+            self._rename(between[number], b"", tree, path)
+
+    def _rename(self, tree: str, path: bytes, to_tree: str, to: bytes) -> None:
+        where = "tree = ? AND (path = ? OR path > ? AND path < ?)" if path else "tree = ?"
+        values = (tree, path, path + b"/", path + b"0") if path else (tree,)
+        rest = "coalesce(substr(path, ?), x'')"
+        sql = f"UPDATE known SET tree = ?, path = cast(? || {rest} AS BLOB) WHERE {where}"
+        self._db.execute(sql, (to_tree, to, len(path) + 1, *values))
 
 
 def unchanged(known: KnownEntry, status: os.stat_result) -> bool:
