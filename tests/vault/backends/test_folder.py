@@ -185,3 +185,14 @@ def test_everything_is_synced_before_a_put_returns(tmp_path: Path, monkeypatch: 
     assert steps[0] == "sync "  # packs/ was made in the root
     assert steps[at - 1].startswith("sync /" + TEMPORARY_FOLDER)
     assert steps[at + 1 :] == ["sync /packs"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_belongs_to_whom_the_folder_belongs(tmp_path: Path) -> None:
+    root = tmp_path / "vault"
+    root.mkdir()
+    os.chown(root, 65534, 65534)
+    backend = FolderBackend(root, create=True)
+    backend.put("vault.json", b"{}")
+    backend.put("packs/aa", b"pack")
+    assert {path.stat().st_uid for path in root.rglob("*")} == {65534}

@@ -5,6 +5,9 @@ name is taken; then the folder is synced. So an object is there whole or not at 
 other's. Filesystems without hard links (FAT, some network ones) get a rename after a look: there, of two programs that
 make a vault at one place in the same moment, one loses.
 
+What root writes is given to whom the folder belongs: a prune by root, where an SFTP account's vault lies, must not lock
+that account out.
+
 Every call opens the folder anew, looks for ``vault.json`` in it, and works below what it has opened: when a disk is
 unmounted, or another is mounted in its place, nothing is written into the bare mount point and nothing is taken for
 deleted. Between calls nothing is held open, so the disk can be unmounted.
@@ -178,6 +181,7 @@ class FolderBackend:
                 if make:
                     with suppress(FileExistsError):
                         os.mkdir(component, 0o700, dir_fd=fd)
+                        _give(component, fd, root)
                         os.fsync(fd)
                 below = os.open(component, _FOLDER, dir_fd=fd)
                 os.close(fd)
@@ -191,11 +195,13 @@ class FolderBackend:
     def _write(self, root: int, folder: int, last: str, name: str, data: bytes) -> None:
         with suppress(FileExistsError):
             os.mkdir(TEMPORARY_FOLDER, 0o700, dir_fd=root)
+            _give(TEMPORARY_FOLDER, root, root)
         temporaries = os.open(TEMPORARY_FOLDER, _FOLDER, dir_fd=root)
         temporary = secrets.token_hex(12)
         try:
             try:
                 now_seconds = _write_synced(temporaries, temporary, self._pace.pieces(data))
+                _give(temporary, temporaries, root)
                 self._sweep(temporaries, now_seconds)
                 linked = _linked(temporaries, temporary, folder, last)
                 if not linked and not self._same(folder, last, name, data):
@@ -274,6 +280,13 @@ def _write_synced(folder: int, name: str, pieces: Iterable[memoryview]) -> float
         return os.fstat(fd).st_mtime
     finally:
         os.close(fd)
+
+
+def _give(name: str, folder: int, root: int) -> None:
+    """What root has made in *folder* goes to the owner of *root*, where that is another."""
+    owner = os.fstat(root)
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=folder, follow_symlinks=False)
 
 
 def _linked(temporaries: int, temporary: str, folder: int, last: str) -> bool:
