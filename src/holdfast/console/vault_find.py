@@ -12,8 +12,9 @@ from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
     from holdfast.console.vault_options import VaultChoice
+    from holdfast.recover.departures import Departure
     from holdfast.recover.groupware import ItemQuery, ItemsFound, Version
-    from holdfast.recover.search import Found, Presence, Query, Seen
+    from holdfast.recover.search import Found, Presence, Seen
 
 SHOWN_MAX = 100
 PROBLEMS_SHOWN_MAX = 20
@@ -33,6 +34,9 @@ PROBLEMS_SHOWN_MAX = 20
     "--deleted-between", nargs=2, default=None, metavar="WHEN WHEN", help="Only what was there and went in this time."
 )
 @click.option("--deleted", is_flag=True, help="Only what is no longer where it was.")
+@click.option(
+    "--at", "at", multiple=True, metavar="WHEN", help="Not in the snapshots: as things stood then. Repeatable."
+)
 @click.option("--items", is_flag=True, help="Events, tasks and contacts instead of mail; TEXT: title, UID or address.")
 @click.option("--collection", default="", help="With --items: the calendar's or address book's name.")
 @click.option("--limit", default=SHOWN_MAX, show_default=True, help="Show so many, the newest; --json: 0 is all.")
@@ -50,6 +54,7 @@ def find(
     received_before: str,
     deleted_between: tuple[str, str] | None,
     deleted: bool,
+    at: tuple[str, ...],
     items: bool,
     collection: str,
     limit: int,
@@ -58,9 +63,9 @@ def find(
 ) -> None:
     """Mail in all snapshots: which messages answer, when each was first and last seen, and the id to restore it by.
 
-    TEXT is looked for in sender, recipients and subject. A deletion is known as finely as snapshots were taken: "gone
-    between" names the last one that has the message and the first one without it. The first search reads every header
-    once; the next ones read only what is new.
+    TEXT is looked for in sender, recipients and subject. A deletion is known to the second where the log is archived;
+    else as finely as snapshots were taken: "gone between" names the last one that has the message and the first one
+    without it. The first search reads every header once; the next ones read only what is new.
 
     \b
     Example:
@@ -71,15 +76,22 @@ def find(
     """
     import time
 
-    from holdfast.console.vault_moments import accounts, day_or_time, headers_of, moments
+    from holdfast.console.vault_moments import accounts, day_or_time, headers_of, moments, moments_at
     from holdfast.console.vault_open import opened
+    from holdfast.recover.departures import departures
     from holdfast.recover.groupware import ItemQuery, find_items
     from holdfast.recover.search import Query, search
 
     now_ns = time.time_ns()
     gone_from = day_or_time(deleted_between[0], now_ns) if deleted_between else 0 if deleted else None
     gone_until = day_or_time(deleted_between[1], now_ns, end=True) if deleted_between else None
-    with opened(choice) as at, headers_of(at.vault) as headers, _Line(quiet=as_json) as line:
+    with (
+        opened(choice) as vault_at,
+        headers_of(vault_at.vault) as headers,
+        moments_at(vault_at.vault, at) as instants,
+        _Line(quiet=as_json) as line,
+    ):
+        there = instants if at else moments(vault_at.vault)
         if items:
             asked = ItemQuery(
                 account=account,
@@ -88,7 +100,7 @@ def find(
                 deleted_from_ns=gone_from,
                 deleted_until_ns=gone_until,
             )
-            _items_out(find_items(moments(at.vault), asked, headers), asked, limit, as_json)
+            _items_out(find_items(there, asked, headers), asked, limit, as_json)
             return
         query = Query(
             text=text,
@@ -103,9 +115,10 @@ def find(
             deleted_from_ns=gone_from,
             deleted_until_ns=gone_until,
         )
-        found = search(moments(at.vault), query, headers, accounts(), line.show)
+        found = search(there, query, headers, accounts(), line.show)
         line.wipe()
-        _out(found, query, limit, as_json)
+        shown = found.presences[-limit:] if limit > 0 else found.presences
+        _out(found, shown, departures(vault_at.vault, shown), as_json)
 
 
 class _Line:
@@ -133,17 +146,16 @@ class _Line:
             sys.stderr.flush()
 
 
-def _out(found: Found, query: Query, limit: int, as_json: bool) -> None:
+def _out(found: Found, shown: list[Presence], left: dict[int, Departure], as_json: bool) -> None:
     from holdfast.console.words import counted
 
-    shown = found.presences[-limit:] if limit > 0 else found.presences
     if as_json:
         emit(
             {
                 "moments": found.moments,
                 "messages_total": found.messages,
                 "found_total": len(found.presences),
-                "found": [_row(presence) for presence in shown],
+                "found": [_row(presence, left.get(id(presence))) for presence in shown],
                 "problems": found.problems,
             }
         )
@@ -151,7 +163,7 @@ def _out(found: Found, query: Query, limit: int, as_json: bool) -> None:
         if len(shown) < len(found.presences):
             click.echo(f"({len(found.presences) - len(shown):,} older ones are not shown: --limit)")
         for presence in shown:
-            _show(presence)
+            _show(presence, left.get(id(presence)))
         where = f"{counted(found.moments, 'snapshot')}, {counted(found.messages, 'message')}"
         click.echo(f"{counted(len(found.presences), 'message')} found in {where}.")
     _end(found.problems, as_json)
@@ -176,7 +188,7 @@ def printable(text: str) -> str:
     return path_text(text.encode("utf-8", "surrogateescape"))
 
 
-def _show(presence: Presence) -> None:
+def _show(presence: Presence, left: Departure | None) -> None:
     from holdfast.console.words import time_text
 
     envelope = presence.header.envelope
@@ -186,7 +198,12 @@ def _show(presence: Presence) -> None:
     click.echo(
         f"    {printable(envelope.sender)[:60]}: {printable(envelope.subject)[:100] or problem or '(no subject)'}"
     )
-    click.echo(f"    {_when(presence.first, presence.last, presence.gone)}{_also(presence.elsewhere)}")
+    if left is None:
+        when = _when(presence.first, presence.last, presence.gone)
+    else:
+        what = f"moved to {printable(left.moved_to)}" if left.moved_to else "deleted"
+        when = f"first seen {time_text(presence.first.at_ns)}; {what} {time_text(left.at_ns)}"
+    click.echo(f"    {when}{_also(presence.elsewhere)}")
 
 
 def _when(first: Seen, last: Seen, gone: Seen | None, *, replaced: bool = False) -> str:
@@ -203,7 +220,7 @@ def _also(folders: tuple[str, ...]) -> str:
     return f"; also in {', '.join(printable(folder) for folder in folders)}" if folders else ""
 
 
-def _row(presence: Presence) -> dict[str, Any]:
+def _row(presence: Presence, left: Departure | None) -> dict[str, Any]:
     from holdfast.console.words import iso_text, path_text
 
     envelope = presence.header.envelope
@@ -222,6 +239,8 @@ def _row(presence: Presence) -> dict[str, Any]:
         "path": path_text(presence.stored.path),
         "also_in": list(presence.elsewhere),
         "problem": presence.header.problem or None,
+        "left_at": None if left is None else iso_text(left.at_ns),
+        "moved_to": left.moved_to or None if left is not None else None,
         **_seen(presence.first, presence.last, presence.gone),
     }
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from holdfast.console.times import TimeUnclear, parse_time
+from holdfast.console.vault_at import instant_at
 from holdfast.console.vault_choice import cache_folder, configuration_path
 from holdfast.errors import HoldfastError
 from holdfast.mail.commands import SystemCommands
@@ -48,6 +49,14 @@ def moments(vault: Vault) -> Iterator[Moment]:
             yield moment_of(vault, name)
         except SnapshotUnknown:
             continue
+
+
+@contextmanager
+def moments_at(vault: Vault, times: Sequence[str]) -> Iterator[list[Moment]]:
+    """The instants that *times* mean, oldest first."""
+    with ExitStack() as stack:
+        instants = [stack.enter_context(instant_at(vault, text)) for text in times]
+        yield sorted((moment_of_instant(instant) for instant in instants), key=lambda moment: moment.at_ns)
 
 
 @contextmanager

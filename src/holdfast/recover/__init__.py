@@ -10,10 +10,12 @@ Parts
     ``boxes``      a moment's boxes, and the messages in them
     ``headers``    what messages' headers say, remembered: in SQLite, by content
     ``search``     presences that answer a question
+    ``departures`` when exactly a message went, where the log is archived
     ``groupware``  events and contacts, the same way
     ``wanted``     what a restore is asked for, found in a moment
     ``folder``     restored into a folder: as files, Maildir or .eml
     ``running``    restored into the running server, additively: plan, then execute
+    ``scripts``    an account's subscriptions and Sieve scripts
     ``calendar``   events and contacts into the running Radicale
 
 What it stores
@@ -26,6 +28,7 @@ Invariants
     views are right; it never removes and never changes a message, and repeated it adds nothing.
 
 What it does not promise
-    Times of deletion finer than the moments searched. Messages encrypted by mail_crypt have no readable headers here:
-    they are counted and named, and restored as files only. Folders of ``LAYOUT=index`` are called by their GUIDs.
+    Times of deletion finer than the moments searched, where no log is archived or the store is mdbox. Messages
+    encrypted by mail_crypt have no readable headers here: they are counted and named, and restored as files only.
+    Folders of ``LAYOUT=index`` are called by their GUIDs.
 """

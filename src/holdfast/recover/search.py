@@ -142,8 +142,10 @@ def search(
 class _Folder:
     """A box as it was in the moment before."""
 
-    def __init__(self, box: Box) -> None:
+    def __init__(self, box: Box, read: Read) -> None:
         self.box = box
+        self.read = read
+        """Of the moment of *box*: another moment may not have its contents."""
         self.parts: frozenset[bytes] = frozenset()
         self.uids: frozenset[bytes] = frozenset()
         self.open: dict[bytes, Presence] = {}
@@ -174,9 +176,9 @@ class _Search:
             seen.add(key)
             folder = self._folders.get(key)
             if folder is None:
-                folder = self._folders[key] = _Folder(box)
+                folder = self._folders[key] = _Folder(box, moment.read)
             elif folder.box.state == box.state:
-                folder.box = box
+                folder.box, folder.read = box, moment.read
                 continue
             self._look(folder, box, moment.read)
             self._progress(self._now, self.messages)
@@ -194,7 +196,7 @@ class _Search:
         except VaultDamaged as error:
             self.problems.add(f"{box.account}, {box.mailbox.folder}, {self._now.label}", error.message)
             return
-        folder.box = box
+        folder.box, folder.read = box, read
         for key in gone - came.keys():
             if (presence := folder.open.pop(key, None)) is not None:
                 self._close(presence)
@@ -208,7 +210,7 @@ class _Search:
 
     def _maildir(self, folder: _Folder, box: Box, read: Read) -> tuple[set[bytes], dict[bytes, Stored]]:
         parts = frozenset(part for _, entry in box.directories for part in split_ids(entry.content))
-        went = {stored.key for stored in self._reader.maildir(folder.box, read, folder.parts - parts)}
+        went = {stored.key for stored in self._reader.maildir(folder.box, folder.read, folder.parts - parts)}
         came = {stored.key: stored for stored in self._reader.maildir(box, read, parts - folder.parts)}
         folder.parts = parts
         return went, came
