@@ -152,16 +152,19 @@ def _tell(name: str, vault: RememberedVault, key: WriterKey) -> None:
         click.echo("              the only thing that opens them: without it they are noise\n")
         for line in only_here(name) if not vault.identity_elsewhere else _elsewhere(vault):
             click.echo(line)
-    click.echo("\nNext: holdfast vault backup PATH   (or without PATH: what the site's configuration protects)")
+    click.echo("\nNext: holdfast vault backup PATH")
+    click.echo("      (without PATH: what the site's configuration protects)")
 
 
 def only_here(name: str) -> tuple[str, ...]:
     """What everybody must read while the identity is on this machine only."""
     return (
-        "! THE IDENTITY IS ON THIS MACHINE ONLY. If this machine burns, is stolen or encrypted by",
-        "  somebody else, nobody can ever open its backups. So, today:",
-        f"    holdfast vault keys export --paper --vault {name}    a page to print, for the safe",
-        f"    holdfast vault keys check --vault {name}             type it back: shows that the page works",
+        "! THE IDENTITY IS ON THIS MACHINE ONLY. If this machine burns, is stolen or",
+        "  encrypted by somebody else, nobody can ever open its backups. So, today:",
+        f"    holdfast vault keys export --paper --vault {name}",
+        "      a page to print, for the safe",
+        f"    holdfast vault keys check --vault {name}",
+        "      type it back: shows that the page opens the vault",
         "  Until that has been done, every backup repeats this.",
     )
 
