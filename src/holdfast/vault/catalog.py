@@ -292,6 +292,10 @@ class Catalog:
                 return length
         return None
 
+    def known_length(self, content_id: bytes) -> int | None:
+        """The same, also of one that was in packs that are gone."""
+        return next((length for _, _, _, length in self._rows(content_id)), None)
+
     def _rows(self, content_id: bytes) -> list[tuple[int, int, int, int]]:
         version = self.db.data_version()
         if version != self._seen_version:  # another process wrote to the file

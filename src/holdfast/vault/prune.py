@@ -8,7 +8,7 @@ What is pinned or under a legal hold stays (``keeping``); an unusual loss betwee
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import UTC, tzinfo
 from typing import Final, NamedTuple
 
@@ -281,14 +281,19 @@ def _unneeded(vault: Vault, candidates: list[Pack]) -> list[Pack]:
 
 def _delete_packs(vault: Vault, going: list[Pack]) -> None:
     """New index objects, then away with the old ones, then with the packs: no index names a pack that is gone."""
-    numbers = {pack.number for pack in going}
+    renew_index(vault, without={pack.number for pack in going})
+    for pack in going:
+        vault.backend.delete(pack.name)
+
+
+def renew_index(vault: Vault, *, without: Container[int] = (), damaged: Iterable[str] = ()) -> None:
+    """Write what is there, but for the packs *without*, into new index objects, and delete those that were known and
+    *damaged* ones."""
     old = [found.name for found in vault.backend.list("index/") if vault.catalog.knows_index(found.name)]
-    rest = [pack for pack in vault.catalog.packs() if pack.number not in numbers and pack.state is not PackState.GONE]
+    rest = [pack for pack in vault.catalog.packs() if pack.number not in without and pack.state is not PackState.GONE]
     index_packs = vault.sizes.index_packs
     for at in range(0, len(rest), index_packs):
         made = vault.codec.index([vault.catalog.entry(pack) for pack in rest[at : at + index_packs]])
         vault.backend.put(made.name, made.data)
-    for name in old:
+    for name in {*old, *damaged}:
         vault.backend.delete(name)
-    for pack in going:
-        vault.backend.delete(pack.name)

@@ -172,6 +172,12 @@ class Vault:
         """The catalog only: the backend belongs to who made it."""
         self.catalog.close()
 
+    def forget(self) -> None:
+        """Read everything from the store again: what is there may not be what was there."""
+        self._blocks = BlockCache()
+        with self._ciphers_lock:
+            self._ciphers.clear()
+
     def sync(self) -> None:
         """See what others wrote. Damage goes to ``catalog.problems``."""
         self.catalog.sync(self.backend, self.codec)

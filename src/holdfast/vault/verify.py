@@ -1,60 +1,84 @@
 """Verify: is what the snapshots list really there, and named when it is not.
 
-Three depths: the structure (index, snapshots, directories, sizes of packs), a turn (the structure, and one of N shares
-of all packs read whole, so that N turns read everything), or all. Damage is told as files: of a file damaged in several
+Three depths: the structure (index, snapshots, directories, sizes of packs), a part (the structure, and some packs and
+archived records read whole; see ``turns`` for which), or all. Damage is told as files: of a file damaged in several
 snapshots the newest is named. Reading needs a reader's identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from blake3 import blake3
 
 from holdfast.changes.exchange import EntryKind
 from holdfast.errors import ExitStatus
+from holdfast.vault.archive import FRAMES_PREFIX
 from holdfast.vault.catalog import BlockPlace, Pack, PackState
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged
 from holdfast.vault.mark import missing_in_file
-from holdfast.vault.objects import Codec, digest_name
-from holdfast.vault.port import ObjectMissing
+from holdfast.vault.objects import KEEPING_PREFIX, Codec, digest_name
+from holdfast.vault.port import Found, ObjectMissing
 from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, decode_part, split_ids
 from holdfast.vault.repository import SnapshotName, Vault
 
 WORKERS: Final = 2
 FINDINGS_MAX: Final = 100_000
+DIGITS_IN_NAMES: Final = 16
 
 
-class Depth(NamedTuple):
-    """Packs to read: one of *turns* shares, number *turn*; none with 0 turns."""
+class Depth(Protocol):
+    """Which packs and objects of frames are read."""
+
+    def reads(self, name: str) -> bool:
+        """Whether the object *name* is."""
+
+
+class Share(NamedTuple):
+    """One of *turns* shares, number *turn*; nothing with 0 turns."""
 
     turns: int
     turn: int = 0
 
-    def reads(self, pack: str) -> bool:
-        return self.turns > 0 and int(pack.rpartition("/")[2][:8], 16) % self.turns == self.turn % self.turns
+    def reads(self, name: str) -> bool:
+        digest = name.rpartition("/")[2].rpartition("-")[2]
+        return self.turns > 0 and int(digest[:8], 16) % self.turns == self.turn % self.turns
 
 
-STRUCTURE: Final = Depth(0)
-EVERYTHING: Final = Depth(1)
+STRUCTURE: Final = Share(0)
+EVERYTHING: Final = Share(1)
 
 
-def share(percent: float, turn: int) -> Depth:
+def share(percent: float, turn: int) -> Share:
     """Read *percent* of all packs; with *turn* counted up (the day's number) all are read in 100 / percent turns."""
-    return Depth(max(round(100 / percent), 1), turn)
+    return Share(max(round(100 / percent), 1), turn)
 
 
 class Finding(NamedTuple):
     """Something is wrong. With *snapshot*: that thing cannot be restored (whole). Without: *what* is an object's name,
-    and nothing of a snapshot is touched by it unless another finding says so."""
+    and nothing of a snapshot is touched by it unless another finding says so. *whose*: what it is to people, an account
+    and a folder, where somebody knows."""
 
     snapshot: str
     tree: str
     path: bytes
     reason: str
     what: str = ""
+    whose: str = ""
+
+
+class Lost(NamedTuple):
+    """A file that cannot be restored whole, as its newest snapshot has it."""
+
+    tree: str
+    path: bytes
+    entry: Entry
+
+
+Whose = Callable[[str, bytes], str]
+"""(tree, path) to whose mail that is, for people; empty when nobody knows."""
 
 
 class Verified:
@@ -68,6 +92,13 @@ class Verified:
         """Names looked at; what two snapshots share counts once."""
         self.packs_read = 0
         self.bytes_read = 0
+        self.bytes_to_read = 0
+        self.sound: list[str] = []
+        """Packs and objects of frames that were read, and are what was written."""
+        self.bad: set[bytes] = set()
+        """Contents that no pack gives; of packs that were not read nothing is known."""
+        self.lost: list[Lost] = []
+        """Files in the findings, as many as are named."""
 
     def found(self, finding: Finding) -> None:
         self.findings_total += 1
@@ -87,8 +118,15 @@ class _PackRead(NamedTuple):
     """Ids of contents that do not come out of it."""
 
 
-def verify(vault: Vault, depth: Depth = STRUCTURE) -> Verified:
-    """Raises WrongKey, and what the backend raises; damage is in the result."""
+def verify(
+    vault: Vault,
+    depth: Depth = STRUCTURE,
+    *,
+    whose: Whose | None = None,
+    progress: Callable[[Verified], None] | None = None,
+) -> Verified:
+    """*progress* is called while data are read. Raises WrongKey, and what the backend raises; damage is in the
+    result."""
     vault.sync()
     result = Verified()
     _small_objects(vault, result)
@@ -97,9 +135,13 @@ def verify(vault: Vault, depth: Depth = STRUCTURE) -> Verified:
             size = vault.backend.size(pack.name)
             reason = "is missing" if size is None else f"has {size} bytes instead of {pack.size}"
             result.found(Finding("", "", b"", f"{pack.name} {reason}", pack.name))
-    bad = set(_read_packs(vault, depth, result))
+    packs = [pack for pack in vault.catalog.packs() if pack.state is not PackState.GONE and depth.reads(pack.name)]
+    frames = [found for found in vault.backend.list(FRAMES_PREFIX) if depth.reads(found.name)]
+    result.bytes_to_read = sum(pack.size for pack in packs) + sum(found.size for found in frames)
+    result.bad = set(_read_packs(vault, packs, result, progress))
+    _read_frames(vault, frames, result, progress)
     seen: set[bytes] = set()
-    for name in reversed(vault.snapshots()):
+    for name in reversed([*vault.held(), *vault.snapshots()]):
         try:
             snapshot = vault.snapshot(name)
         except SnapshotUnknown:
@@ -108,14 +150,14 @@ def verify(vault: Vault, depth: Depth = STRUCTURE) -> Verified:
             result.found(Finding(name.short, "", b"", error.message, name.name))
             continue
         result.snapshots += 1
-        _Check(vault, result, name, bad, seen).snapshot(snapshot)
+        _Check(vault, result, name, seen, whose).snapshot(snapshot)
     return result
 
 
 def _small_objects(vault: Vault, result: Verified) -> None:
-    """Index, keys, trash; the catalog may know an index object from before it was damaged."""
+    """Index, keys, trash, pins and holds; the catalog may know an index object from before it was damaged."""
     problems = {problem.name: problem.message for problem in vault.catalog.problems}
-    for prefix in ("keys/", "index/", "trash/"):
+    for prefix in ("keys/", "index/", "trash/", KEEPING_PREFIX):
         for found in list(vault.backend.list(prefix)):
             try:
                 sound = found.name == prefix + digest_name(vault.backend.get(found.name))
@@ -127,9 +169,10 @@ def _small_objects(vault: Vault, result: Verified) -> None:
         result.found(Finding("", "", b"", message, name))
 
 
-def _read_packs(vault: Vault, depth: Depth, result: Verified) -> Iterator[bytes]:
-    """Read the packs of *depth*; yields ids of contents that no pack gives."""
-    packs = [pack for pack in vault.catalog.packs() if pack.state is not PackState.GONE and depth.reads(pack.name)]
+def _read_packs(
+    vault: Vault, packs: list[Pack], result: Verified, progress: Callable[[Verified], None] | None
+) -> Iterator[bytes]:
+    """Yields ids of contents that no pack gives."""
     with ThreadPoolExecutor(WORKERS, "vault-verify") as pool:
         reader = _PackReader(vault)
         for at in range(0, len(packs), WORKERS):
@@ -139,11 +182,35 @@ def _read_packs(vault: Vault, depth: Depth, result: Verified) -> Iterator[bytes]
                 read = job.result()
                 result.packs_read += 1
                 result.bytes_read += read.pack.size
-                if read.reason:
+                if progress is not None:
+                    progress(result)
+                if read.reason and read.pack.state is PackState.DOOMED:
+                    pass  # it goes anyway; what is needed of it is named as files
+                elif read.reason:
                     result.found(Finding("", "", b"", f"{read.pack.name}: {read.reason}", read.pack.name))
+                else:
+                    result.sound.append(read.pack.name)
                 for content_id in read.bad:
                     if not _elsewhere(vault, content_id):
                         yield content_id
+
+
+def _read_frames(
+    vault: Vault, frames: list[Found], result: Verified, progress: Callable[[Verified], None] | None
+) -> None:
+    for found in frames:
+        try:
+            data = vault.backend.get(found.name)
+        except ObjectMissing:
+            continue  # by a prune, meanwhile
+        result.bytes_read += len(data)
+        if progress is not None:
+            progress(result)
+        if found.name.rpartition("-")[2] == digest_name(data)[:DIGITS_IN_NAMES]:
+            result.sound.append(found.name)
+            continue
+        reason = "its bytes are not those that were written: instants in and after it cannot be restored"
+        result.found(Finding("", "", b"", f"{found.name}: {reason}, up to the next snapshot", found.name))
 
 
 def _elsewhere(vault: Vault, content_id: bytes) -> bool:
@@ -209,14 +276,15 @@ class _Check:
         vault: Vault,
         result: Verified,
         name: SnapshotName,
-        bad: set[bytes],
         seen: set[bytes],
+        whose: Whose | None,
     ) -> None:
         self._vault = vault
         self._result = result
         self._name = name
-        self._bad = bad
+        self._bad = result.bad
         self._seen = seen
+        self._whose = whose
 
     def snapshot(self, snapshot: Snapshot) -> None:
         for tree in snapshot.trees:
@@ -249,6 +317,9 @@ class _Check:
                 reason = "its content is damaged"
             if reason:
                 self._found(tree, path, reason)
+                if len(self._result.lost) < FINDINGS_MAX:
+                    self._result.lost.append(Lost(tree, path, entry))
 
     def _found(self, tree: str, path: bytes, reason: str) -> None:
-        self._result.found(Finding(self._name.short, tree, path, reason))
+        whose = self._whose(tree, path) if self._whose is not None else ""
+        self._result.found(Finding(self._name.short, tree, path, reason, whose=whose))
