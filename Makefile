@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log lab docs chaos clean
+.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log lab docs drill-failover chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -40,6 +40,9 @@ lab: setup  ## a lab to look around in; `.venv/bin/holdfast lab --help`
 
 docs: setup  ## write the generated pages anew
 	@$(PYTHON) tools/generate_docs.py
+
+drill-failover: setup  ## the primary dies under load, RUNS=50 times, and nobody gives an order: build/drill/failover.json
+	@$(PYTHON) -m holdfast.drill.failover --runs $(or $(RUNS),50)
 
 chaos: setup  ## long runs: a million fuzzed frames, many seeds
 	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame
