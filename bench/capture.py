@@ -7,7 +7,7 @@ some deliveries, of which a few are unfinished; an applier of another tree takes
 the watcher and of the applier is measured, and both in processor time: what else the machine does hardly matters.
 Run from the repository's root, as root::
 
-    python -m bench.capture [--messages 6000] [--profile capture|apply]
+    python -m bench.capture [--messages 6000] [--grown 80000] [--profile capture|apply]
 
 Writes ``build/bench/capture.json``.
 """
@@ -34,6 +34,7 @@ from holdfast.apply.aside import Aside
 from holdfast.changes.frame import FrameKind, FrameWriter, SegmentKey, chain_start, open_frame, pack_changes, seal
 from holdfast.changes.names import Epoch, Incarnation, MachineName, SegmentName
 from holdfast.mail.dovecot_files import store_tree
+from holdfast.memory import keep_freed
 from holdfast.trees.index import Index, Node, NodeKind
 from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Owners
@@ -96,12 +97,12 @@ class Delivery:
 class Traffic:
     """Batches of deliveries to the accounts below *root*."""
 
-    def __init__(self, root: Path, message_bytes: int) -> None:
+    def __init__(self, root: Path, message_bytes: int, grown: int) -> None:
         self._boxes = [os.fsencode(root / "example.test" / f"user{number}" / "Maildir") for number in range(ACCOUNTS)]
         for box in self._boxes:
             for folder in (b"new", b"cur", b"tmp"):
                 os.makedirs(box + b"/" + folder, 0o700)
-            for name, size in ((b"dovecot.index", 3640), (b"dovecot-uidlist", 5000), (b"dovecot.index.log", 8000)):
+            for name, size in ((b"dovecot.index", 3640), (b"dovecot-uidlist", 5000), (b"dovecot.index.log", grown)):
                 Path(os.fsdecode(box + b"/" + name)).write_bytes(os.urandom(size))
         self._chance = random.Random(1)
         self._body = os.urandom(message_bytes // 2) + b"x" * (message_bytes - message_bytes // 2)
@@ -160,14 +161,14 @@ def _standby_index(file: Path, root: Path, tree: Tree) -> Index:
 
 
 def measure(
-    main: Path, backup: Path, messages: int, message_bytes: int, profile: str, profiler: cProfile.Profile
+    main: Path, backup: Path, messages: int, message_bytes: int, grown: int, profile: str, profiler: cProfile.Profile
 ) -> dict[str, float]:
     """Microseconds of processor time a message."""
     root, copy = main / "store", backup / "store"
     for made in (root, copy):
         made.mkdir()
     tree, copied = (Tree(store_tree(TREE, str(made), drivers=frozenset({"maildir"}))) for made in (root, copy))
-    traffic = Traffic(root, message_bytes)
+    traffic = Traffic(root, message_bytes, grown)
     index = Index.open(main / "index")
     watcher = Watcher(index, [tree], Owners(), batch_seconds=0.0)
     applier = Applier(_standby_index(backup / "index", copy, copied), [copied], Owners(), Aside(backup / "aside"))
@@ -250,11 +251,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench/capture.py", description="Processor time of capturing and applying.")
     parser.add_argument("--messages", type=int, default=6000)
     parser.add_argument("--bytes", type=int, default=MESSAGE_BYTES, help="of a message")
+    parser.add_argument("--grown", type=int, default=8000, help="bytes of each dovecot.index.log at the beginning")
     parser.add_argument("--profile", default="", choices=("", "capture", "pack", "apply"))
     wanted = parser.parse_args()
     profiler = cProfile.Profile()
+    keep_freed()  # as the agent does
     with _machines() as (main, backup):
-        figures = measure(main, backup, wanted.messages, wanted.bytes, wanted.profile, profiler)
+        figures = measure(main, backup, wanted.messages, wanted.bytes, wanted.grown, wanted.profile, profiler)
     if wanted.profile:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
     out = Path("build/bench/capture.json")

@@ -37,6 +37,7 @@ from holdfast.log.server_config import Peer, ServerSettings
 from holdfast.log.trust import describe
 from holdfast.mail.commands import SystemCommands
 from holdfast.mail.site import MailSite
+from holdfast.memory import keep_freed
 from holdfast.node.address import Addresses
 from holdfast.node.control import Control
 from holdfast.node.enrol import Folder
@@ -313,6 +314,7 @@ def run_agent(configuration: Path) -> int:
 
 def main() -> int:
     """``python -m holdfast.agent CONFIGURATION``: what `holdfast agent` becomes."""
+    keep_freed()
     try:
         return run_agent(Path(sys.argv[1]))
     except HoldfastError as error:

@@ -57,11 +57,11 @@ def test_a_hasher_begins_anew_where_what_it_took_was_rewritten() -> None:
     first = bytes(5000)
     tail = Tail(first)
     grown = first + b"x" * 3000
-    assert tail.renew(grown, 5000) == content_digests(grown)
+    assert tail.renew(grown, 0, 5000) == content_digests(grown)
     rewritten = grown[:100] + b"y" + grown[101:] + b"z"
-    assert tail.renew(rewritten, 100) == content_digests(rewritten)
-    assert tail.renew(b"", 0) == b""
-    assert tail.renew(b"a", 0) == content_digests(b"a")
+    assert tail.renew(rewritten, 0, 100) == content_digests(rewritten)
+    assert tail.renew(b"", 0, 0) == b""
+    assert tail.renew(b"a", 0, 0) == content_digests(b"a")
 
 
 def test_tails_keep_to_their_bytes() -> None:

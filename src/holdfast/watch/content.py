@@ -149,45 +149,62 @@ def _without_zeros(data: memoryview, digests: bytes, offset: int) -> Iterator[Ex
 
 CHUNK_BYTES: Final = 1024
 """What BLAKE3 takes at a time: a hasher that has taken whole chunks goes on fastest."""
+REMEMBERED_END_BYTES: Final = 6 * BLOCK_BYTES
+"""What is compared again of a file that grows (``Limits.append_reach_bytes``), and the block in which it ends."""
 REWRITTEN_BYTES: Final = 256
 """A file that grows may have been rewritten so far before its old end without the hasher beginning anew."""
 
 
 class Tail:
-    """The last block of a file, as the log has it; and a hasher of most of it, because of a file that grows the same
-    bytes come again and again."""
+    """The end of a file, as the log has it: *data* from *start* on, where a block begins. And a hasher of most of its
+    last block, because of a file that grows the same bytes come again and again."""
 
-    __slots__ = ("_hashed", "_hasher", "data", "weight")
+    __slots__ = ("_hashed", "_hasher", "data", "start", "weight")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, start: int = 0) -> None:
         self.data = data
+        self.start = start
         self.weight = 0
         """What ``Tails`` counts it as."""
         self._hasher: blake3 | None = None
         self._hashed = 0
-        """How much of *data* the hasher has taken."""
+        """How much of the last block the hasher has taken."""
 
-    def renew(self, data: bytes, same: int) -> bytes:
-        """*data* is the block now, of which the first *same* bytes are as they were. Its digest."""
-        self.data = data
-        if not data:
-            self._hasher, self._hashed = None, 0
-            return b""
+    def of(self, known_size: int, start: int) -> bytes | None:
+        """The bytes from *start* to the end of a file of *known_size*; None when they are not all remembered."""
+        if self.start > start or self.start + len(self.data) != known_size:
+            return None
+        return self.data if self.start == start else self.data[start - self.start :]
+
+    def renew(self, data: bytes, start: int, same: int) -> bytes:
+        """*data* is what stands from *start* on now, of which the first *same* bytes are as they were. The digest of
+        the last block."""
+        block, before = _last_block(start + len(data)), _last_block(self.start + len(self.data))
         hasher, hashed = self._hasher, self._hashed
-        if hasher is None or same < hashed:
+        self.data, self.start = data, start
+        if not data:
+            self._hasher = None
+            return b""
+        last = block - start
+        if hasher is None or block != before or same - last < hashed:
             hasher, hashed = blake3(), 0
-        until = (len(data) - REWRITTEN_BYTES) // CHUNK_BYTES * CHUNK_BYTES
+        until = (len(data) - last - REWRITTEN_BYTES) // CHUNK_BYTES * CHUNK_BYTES
         if until > hashed:
-            hasher.update(data[hashed:until])
+            hasher.update(data[last + hashed : last + until])
             hashed = until
         self._hasher, self._hashed = hasher, hashed
         whole = hasher.copy()
-        whole.update(data[hashed:])
+        whole.update(data[last + hashed :])
         return whole.digest(length=DIGEST_BYTES)
 
 
+def _last_block(size: int) -> int:
+    """Where the last block of a file begins."""
+    return (size - 1) // BLOCK_BYTES * BLOCK_BYTES if size else 0
+
+
 class Known(NamedTuple):
-    """What the log has of a file: size, digests, and (perhaps) the bytes of its last block."""
+    """What the log has of a file: size, digests, and (perhaps) the bytes of its end."""
 
     size: int
     digests: bytes
@@ -196,18 +213,14 @@ class Known(NamedTuple):
 
 def small_differences(data: bytes, known: Known) -> tuple[tuple[Extent, ...], bytes]:
     """What of a file of one block, which was one block before, has to travel; and its digests now. The known tail, if
-    there is one, is that of *data* afterwards."""
+    there is one, is that of *data* afterwards, unless nothing differs."""
     size, tail = known.size, known.tail
-    if tail is not None and len(tail.data) == size:
-        if len(data) > size and data.startswith(tail.data):
-            return (Extent(size, data[size:]),), tail.renew(data, size)
-        before = tail.data
-        same, until = common_prefix(before, data), len(data)
-        if until == size:
-            if same == size:
-                return (), known.digests
-            until -= common_suffix(before[same:], data[same:])
-        return ((Extent(same, data[same:until]),) if same < until else ()), tail.renew(data, same)
+    before = None if tail is None else tail.of(size, 0)
+    if tail is not None and before is not None:
+        same = common_prefix(before, data)
+        if same == size == len(data):
+            return (), known.digests
+        return _difference(before, data, same, 0), tail.renew(data, 0, same)
     digests = content_digests(data)
     if len(data) == size and digests == known.digests:
         return (), digests
@@ -216,13 +229,21 @@ def small_differences(data: bytes, known: Known) -> tuple[tuple[Extent, ...], by
     return ((Extent(0, data),) if data else ()), digests
 
 
+def _difference(before: bytes, data: bytes, same: int, offset: int) -> tuple[Extent, ...]:
+    """What to write at *offset* and after to make *data* of *before*; their first *same* bytes are equal."""
+    until = len(data)
+    if until == len(before):
+        until -= common_suffix(before[same:], data[same:])
+    return (Extent(offset + same, data[same:until]),) if same < until else ()
+
+
 class Differences:
     """What in an open file differs from what is known. Iterate for the extents; the attributes are right after that.
 
     Blocks before *first_block* are taken as unchanged when block 0 is. ``size`` and ``digests`` describe the whole
     file as it now is, ``first_changed`` is the first block whose digest is not the known one, ``tail`` the bytes of
-    the last block when they were read. When reading fails, ``error`` says so, and what was not read is taken as
-    unchanged.
+    its end from ``tail_start`` on, when they were read. When reading fails, ``error`` says so, and what was not read is
+    taken as unchanged.
     """
 
     def __init__(self, fd: int, status: os.stat_result, known: Known, first_block: int, piece_bytes: int) -> None:
@@ -235,6 +256,7 @@ class Differences:
         self.digests = b""
         self.first_changed = 0
         self.tail: bytes | None = None
+        self.tail_start = 0
         self.error: OSError | None = None
         self.bytes_read = 0
 
@@ -256,6 +278,10 @@ class Differences:
             first = 0  # it does not only grow: it was written anew
         digests += known.digests[: first * DIGEST_BYTES]
         at, size = first * BLOCK_BYTES, self._status.st_size
+        before = None if known.tail is None else known.tail.of(known.size, at)
+        if before is not None and 0 < size - at <= self._piece_bytes:
+            yield from self._read_end(before, at, digests)
+            return
         holes = _Holes(self._fd, self._status)
         while at < size:
             end = min(at + self._piece_bytes, size)
@@ -271,12 +297,37 @@ class Differences:
             yield from self._changed(memoryview(data), found, at)
             digests += found
             if data and at + len(data) >= size:
-                self.tail = data[(len(data) - 1) // BLOCK_BYTES * BLOCK_BYTES :]
+                whole = at == first * BLOCK_BYTES and len(data) <= REMEMBERED_END_BYTES
+                last = 0 if whole else _last_block(len(data))
+                self.tail, self.tail_start = data[last:], at + last
             at += len(data)
             self.size = at
             if at < end:
                 break
         self.size = at
+
+    def _read_end(self, before: bytes, at: int, digests: bytearray) -> Iterator[Extent]:
+        """All from *at* on, where *before* stood: whole blocks that are equal need no digest."""
+        known = self._known
+        assert known.tail is not None
+        data = read_up_to(self._fd, self._status.st_size - at, at)
+        self.bytes_read += len(data)
+        self.size = at + len(data)
+        same = common_prefix(before, data)
+        skip = min(same // BLOCK_BYTES * BLOCK_BYTES, _last_block(len(data)))
+        first = at // BLOCK_BYTES
+        digests += known.digests[first * DIGEST_BYTES : (first + skip // BLOCK_BYTES) * DIGEST_BYTES]
+        if len(data) - skip <= BLOCK_BYTES and len(before) - skip <= BLOCK_BYTES:
+            yield from _difference(before, data, same, at)
+            digests += known.tail.renew(data, at, same)
+        else:
+            found = content_digests(memoryview(data)[skip:])
+            yield from self._changed(memoryview(data)[skip:], found, at + skip)
+            digests += found
+        self.tail, self.tail_start = data, at
+        if len(data) > REMEMBERED_END_BYTES:
+            last = _last_block(len(data))
+            self.tail, self.tail_start = data[last:], at + last
 
     def _changed_holes(self, found: bytes, start: int, end: int) -> Iterator[Extent]:
         """Zeros where the log has other bytes."""
@@ -307,8 +358,8 @@ class Differences:
     def _changed_last(self, here: memoryview, start: int, block: int) -> Iterator[Extent]:
         """What differs in the block that was the last one: its old bytes may be known, or at least their digest."""
         old_size = self._known.size - start
-        tail = None if self._known.tail is None else self._known.tail.data
-        if tail is not None and len(tail) == old_size:
+        tail = None if self._known.tail is None else self._known.tail.of(self._known.size, start)
+        if tail is not None:
             now = bytes(here)
             same = common_prefix(tail, now)
             until = len(now)
@@ -332,7 +383,7 @@ def _common_blocks(left: bytes, right: bytes) -> int:
 def common_prefix(left: bytes, right: bytes) -> int:
     """How many bytes at the beginning are equal: halving, because comparing slices is what Python is fast at."""
     low, high = 0, min(len(left), len(right))
-    if left[:high] == right[:high]:
+    if right.startswith(left) or left.startswith(right):
         return high
     while high - low > 1:
         middle = (low + high) // 2
@@ -362,7 +413,7 @@ _TAIL_OVERHEAD_BYTES: Final = 2300
 
 
 class Tails:
-    """The last blocks of files that are patched often: what was used longest ago goes first."""
+    """The ends of files that are patched often: what was used longest ago goes first."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -372,13 +423,13 @@ class Tails:
     def get(self, node_id: int) -> Tail | None:
         return self._tails.get(node_id)
 
-    def put(self, node_id: int, data: bytes) -> None:
-        """*data* is the last block now."""
+    def put(self, node_id: int, data: bytes, start: int = 0) -> None:
+        """*data* is what stands from *start*, where a block begins, to the end now."""
         tail = self._tails.pop(node_id, None)
         if tail is not None:
             self._bytes -= tail.weight
         if tail is None or tail.data is not data:  # not renewed with it
-            tail = Tail(data)
+            tail = Tail(data, start)
         self._tails[node_id] = tail
         tail.weight = len(data) + _TAIL_OVERHEAD_BYTES
         self._bytes += tail.weight

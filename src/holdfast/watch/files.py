@@ -361,7 +361,7 @@ class Files:
         if difference.bytes_read > CONTENT_CHEAP_BYTES and len(self._slow) < SLOW_REMEMBERED_MAX:
             self._slow[node.id] = scene.monotonic() + difference.bytes_read / CONTENT_BYTES_PER_SECOND
         if difference.tail is not None and difference.error is None:
-            self._tails.put(node.id, difference.tail)
+            self._tails.put(node.id, difference.tail, difference.tail_start)
         else:
             self._tails.drop(node.id)
         if difference.error is not None:
