@@ -17,6 +17,7 @@ from holdfast.vault.backends.folder import FolderBackend
 from holdfast.vault.backends.memory import MemoryBackend
 from holdfast.vault.backends.s3 import S3Backend, S3Keys
 from holdfast.vault.backends.sftp import SftpAccount, SftpBackend
+from holdfast.vault.copy import execute_copy, plan_copy
 from holdfast.vault.patient import PatientBackend
 from holdfast.vault.port import Backend, ObjectExists, ObjectMissing
 from holdfast.vault.repository import init_vault, open_vault
@@ -161,6 +162,19 @@ def test_many_threads_at_once(store: Backend) -> None:
         thread.join(60)
     assert errors == []
     assert {found.name: found.size for found in store.list("packs/")} == dict.fromkeys(contents, 60_000)
+
+
+def test_copied_there(store: Backend, tmp_path: Path) -> None:
+    root = site.make_store(tmp_path / "store", accounts=3, messages=2)
+    near = FolderBackend(tmp_path / "near", create=True)
+    key = init_vault(near, (site.RECIPIENT,))
+    with open_vault(near, writer=key) as vault:
+        backup.backup_trees(vault, [site.tree(root)], "main", clocks=site.clocks())
+    execute_copy(near, store, plan_copy(near, store))
+    assert plan_copy(near, store).objects == 0
+    assert {found.name: found.size for found in store.list("")} == {found.name: found.size for found in near.list("")}
+    with open_vault(store, identities=(site.IDENTITY,)) as vault:
+        assert verify(vault, EVERYTHING).findings == []
 
 
 def test_a_whole_vault(store: Backend, tmp_path: Path) -> None:
