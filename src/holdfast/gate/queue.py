@@ -1,0 +1,59 @@
+"""Postfix's queue, as the gates need it: which messages are in it, put one in, throw one out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from holdfast.errors import HoldfastError
+from holdfast.gate.shadows import Envelope
+from holdfast.mail.port import Commands
+
+QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold")
+COMMAND_SECONDS_MAX: Final = 60.0
+_DELETE_AT_ONCE: Final = 1000
+
+
+class PostfixQueue:
+    """The queue of one Postfix: *directory* is its ``queue_directory``; *options* choose another configuration."""
+
+    def __init__(self, commands: Commands, directory: Path, configuration: str = "") -> None:
+        self._commands = commands
+        self._directory = directory
+        self._options = ("-c", configuration) if configuration else ()
+        self._sendmail = ("sendmail", *(("-C", configuration) if configuration else ()))
+
+    def ids(self) -> frozenset[str]:
+        """Queue ids of all messages. A message that moves meanwhile may be missed: ask twice. Raises OSError."""
+        found: set[str] = set()
+        for name in QUEUES:
+            for _, folders, files in os.walk(self._directory / name):
+                folders.sort()
+                found.update(files)
+        return frozenset(found)
+
+    async def put(self, envelope: Envelope, message: bytes) -> None:
+        """Queue *message* (CR LF) as new mail with *envelope*. On return it is on disk. Raises HoldfastError."""
+        argv = [*self._sendmail, "-G", "-i", "-f", envelope.sender_text(), "--", *envelope.recipient_texts()]
+        result = await self._commands.run(
+            argv, timeout_seconds=COMMAND_SECONDS_MAX, stdin=message.replace(b"\r\n", b"\n")
+        )
+        if not result.ok:
+            raise HoldfastError(
+                f"sendmail did not take a message: {result.words}", hint="Is Postfix whole?", retry=True
+            )
+
+    async def throw_out(self, ids: Iterable[str]) -> None:
+        """Remove messages. Raises HoldfastError."""
+        left = sorted(ids)
+        while left:
+            some, left = left[:_DELETE_AT_ONCE], left[_DELETE_AT_ONCE:]
+            result = await self._commands.run(
+                ["postsuper", *self._options, "-d", "-"],
+                timeout_seconds=COMMAND_SECONDS_MAX,
+                stdin="".join(f"{queue_id}\n" for queue_id in some).encode(),
+            )
+            if not result.ok:
+                raise HoldfastError(f"postsuper failed: {result.words}", hint="Is Postfix whole?", retry=True)
