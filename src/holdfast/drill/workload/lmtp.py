@@ -49,7 +49,9 @@ class Load(Struct, frozen=True):
     """What to send. It ends after *seconds* or *messages*, whichever is not 0 and comes first.
 
     *size*: ``4k`` (every message 4,096 bytes) or ``mix`` (the workload's size law, attachments to 5 MB left out unless
-    *large*). *warm_seconds* at the begin are sent, and left out of the figures.
+    *large*). *warm_seconds* at the begin are sent, and left out of the figures. *pool_seed* decides about the contents
+    (None: *seed* does): loads that are to be compared need the same, because the mean size of a pool of
+    ``POOL_MESSAGES`` differs by a factor of six from seed to seed.
     """
 
     endpoint: Endpoint
@@ -64,6 +66,7 @@ class Load(Struct, frozen=True):
     warm_seconds: float = 0.0
     seed: int = 1
     sender: str = "load@outside.example"
+    pool_seed: int | None = None
 
 
 class LoadResult(Struct):
@@ -127,8 +130,9 @@ def run(load: Load) -> tuple[LoadResult, Acknowledged]:
 def contents(load: Load) -> list[bytes]:
     """The pool of contents, each without its Message-ID line (and without dots to stuff, for DATA)."""
     made: list[bytes] = []
+    seed = load.seed if load.pool_seed is None else load.pool_seed
     if load.size == "4k":
-        chance = random.Random(load.seed)
+        chance = random.Random(seed)
         head = f"From: <{load.sender}>\r\nSubject: load\r\nMIME-Version: 1.0\r\n\r\n".encode()
         for _ in range(POOL_MESSAGES):
             wanted = SMALL_MESSAGE_BYTES - len(head) - 60  # the Message-ID line comes on top
@@ -137,7 +141,7 @@ def contents(load: Load) -> list[bytes]:
         return made
     number = 0
     while len(made) < POOL_MESSAGES:
-        mail = messages.make(load.seed, number, stream="pool", sender=load.sender, recipient=load.recipients[0])
+        mail = messages.make(seed, number, stream="pool", sender=load.sender, recipient=load.recipients[0])
         number += 1
         if load.large or len(mail.content) < 1_000_000:
             header, _, rest = mail.content.partition(b"Message-ID: ")
@@ -387,7 +391,8 @@ def main(arguments: Iterable[str] | None = None) -> ExitStatus:
     parser.add_argument("--large", action="store_true", help="attachments to 5 MB in the mix")
     parser.add_argument("--smtp", action="store_true", help="EHLO instead of LHLO")
     parser.add_argument("--data", action="store_true", help="DATA even when CHUNKING is offered")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the Message-IDs, and of the contents by default")
+    parser.add_argument("--pool-seed", type=int, help="of the contents")
     parser.add_argument("--acknowledged", type=Path, help="write Message-ID, begin and answer of every message")
     options = parser.parse_args(None if arguments is None else list(arguments))
     if not options.seconds and not options.messages:
@@ -404,6 +409,7 @@ def main(arguments: Iterable[str] | None = None) -> ExitStatus:
         not options.data,
         options.warm_seconds,
         options.seed,
+        pool_seed=options.pool_seed,
     )
     result, acknowledged = run(load)
     if options.acknowledged is not None:
