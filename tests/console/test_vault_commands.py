@@ -354,3 +354,51 @@ def test_a_vault_wants_a_folder_of_its_own(tmp_path: Path) -> None:
     assert [path.name for path in desk.mail.iterdir()] == ["cur"]
     (tmp_path / "disk" / "lost+found").mkdir(parents=True)
     desk.done("vault", "init", str(tmp_path / "disk"))
+
+
+def _flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def test_damage_is_named_by_account_and_folder_and_repaired_from_files_and_from_a_copy(
+    desk: Desk, tmp_path: Path
+) -> None:
+    root = desk.mail / "example.org" / "anna"
+    for folder in ("cur", "new", "tmp", ".Projects/cur", ".Projects/new", ".Projects/tmp"):
+        (root / folder).mkdir(parents=True)
+    body = os.urandom(1500).hex()
+    (root / ".Projects" / "cur" / "1.host:2,S").write_text(f"Subject: plan\n\n{body}\n")
+    desk.backup()
+    desk.done("vault", "copy", "--new", str(tmp_path / "copy"))
+    pack = max((desk.location / "packs").iterdir(), key=lambda path: path.stat().st_size)
+    _flip(pack, 600)
+    found = desk.json("vault", "verify", "--all", status=ExitStatus.DIFFERENCES)["findings"]
+    assert "anna@example.org, Projects" in {one["whose"] for one in found}
+    assert "anna@example.org, Projects" in desk.done("vault", "verify", "--all", status=ExitStatus.DIFFERENCES)
+    repaired = desk.json("vault", "verify", "--all", "--repair")
+    assert repaired["findings"] == []
+    assert repaired["repaired"]["contents"] > 0
+    copy = str(tmp_path / "copy")
+    shutil.move(desk.mail, tmp_path / "gone")
+    for pack in (desk.location / "packs").iterdir():
+        pack.unlink()
+    mended = desk.json("vault", "verify", "--all", "--repair", "--copy", copy)
+    assert mended["repaired"]["objects"]
+    for pack in (desk.location / "packs").iterdir():
+        pack.unlink()
+    said = desk.done("vault", "verify", "--repair", status=ExitStatus.DIFFERENCES)
+    assert f"vault copy --vault COPY {desk.location}" in said
+    desk.done("vault", "copy", "--vault", copy, str(desk.location))
+    assert desk.json("vault", "verify", "--all")["findings"] == []
+    desk.done("restore", "--to", str(tmp_path / "back"))
+    assert picture(tmp_path / "back" / "maildir") == picture(tmp_path / "gone")
+
+
+def test_every_night_a_part_is_read_until_all_was(desk: Desk) -> None:
+    desk.backup()
+    assert desk.json("vault", "verify")["never_read_bytes"] > 0
+    assert desk.json("vault", "verify", "--days", "1")["never_read_bytes"] == 0
+    assert "all data were read" in desk.done("vault", "verify", "--days", "30")
