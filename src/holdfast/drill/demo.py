@@ -6,11 +6,12 @@ A lab of four machines: ``main`` has the mail, ``backup`` stands by, ``relay`` k
 1. Load on the *quiet* accounts, until it is done and settled; their mailboxes are witnessed, message by message.
 2. Load on all other accounts: SMTP deliveries, IMAP, CalDAV and CardDAV at once. In the middle of it the power of
    ``main`` is cut: its processes die and what its disk had not synced is gone.
-3. ``holdfast takeover`` on ``backup``, as soon as it is not refused any more because main was just heard. The
-   clients go on against the same address.
+3. Nobody gives an order: ``backup`` and ``relay`` miss main for 2 s, backup takes over. The clients go on against the
+   same address.
 4. When the clients are done, everything acknowledged is compared with what is there; the quiet accounts with what was
    witnessed.
-5. ``main`` comes back, rejoins, and ``verify --full`` compares it with backup. What lay in its mail queue is named.
+5. ``main`` comes back, rejoins by itself, and ``verify --full`` compares it with backup. What lay in its mail queue is
+   named.
 6. A planned switchover home, after which the queue's messages arrive. What is missing then is lost, and named.
 
 Exit status 0 only if what the report calls a promise held. ``KEEP=1`` leaves the lab up.
@@ -19,10 +20,9 @@ Exit status 0 only if what the report calls a promise held. ``KEEP=1`` leaves th
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +44,7 @@ from holdfast.drill.lab import mailhost
 from holdfast.drill.lab.lab import Lab
 from holdfast.drill.lab.mail_files import MailFormat
 from holdfast.drill.lab.spec import USUAL_MACHINES, LabError, LabSpec, MachineSpec
+from holdfast.drill.remains import queue_of, set_aside
 from holdfast.drill.report import DrillResult, Row
 from holdfast.drill.site import ProtectedLab
 from holdfast.drill.timeline import timeline
@@ -79,11 +80,11 @@ SAMPLE_SECONDS: Final = 0.1
 IN_TRANSIT_SECONDS: Final = 1.0
 """From SMTP's 250 a message needs a moment through Postfix to the mailbox: the log can only have what got there."""
 TAKEOVER_SECONDS_MAX: Final = 2.0
-"""Promised: from the takeover order to the first login, and to the first message accepted."""
+"""Promised: from the takeover's beginning to the first login, and to the first message accepted."""
+OUTAGE_SECONDS_MAX: Final = 5.0
+"""Promised of every single one, from the kill; the median is 3 s (`make drill-failover`)."""
 SWITCHOVER_SECONDS_MAX: Final = 2.0
 LAG_MS_MAX: Final = 100.0
-HEADERS_BYTES: Final = 64 * 1024
-MESSAGE_ID: Final = re.compile(rb"(?i)message-id:\s*(<[^>\r\n]{1,200}>)")
 
 
 class Demo:
@@ -127,7 +128,7 @@ class Demo:
                 LabSpec(name=name, machines=machines, domain="example.test", accounts=ACCOUNTS, seed="demo")
             )
             self.site = ProtectedLab(self.lab)
-            self.site.protect(mailhost.MailSettings(format=self.mail_format))
+            self.site.protect(mailhost.MailSettings(format=self.mail_format), failover="automatic")
             self.site.wait_role("main", "primary")
         with self.phase("seed", "backup fetches its copy and follows"):
             self.site.wait_role("backup", "standby")
@@ -220,20 +221,33 @@ class Demo:
             return 0
 
     def take_over(self) -> None:
+        """Nobody gives an order: what backup does, and when, is read from its history."""
         agent = self._agent("backup")
-        with self.phase("noticing", "main is still counted as alive until it was silent for 2 s"):
-            while agent.post("/plan/takeover")["refusals"]:
+        began_ns, began = time.monotonic_ns(), time.time()
+        with self.phase("takeover", "backup notices, asks the relay, and takes over by itself"):
+            while not (done := self._since_kill(agent, "takeover done")):
+                if time.time() - began > LOAD_SECONDS_MAX:
+                    raise LabError("backup did not take over", hint="See `holdfast status` and `history` there.")
                 time.sleep(SAMPLE_SECONDS / 2)
-        with self.phase("takeover", "holdfast takeover on backup"):
-            self.ordered_ns = self.event("takeover ordered", "on backup")
-            self.outcome = agent.post("/takeover", why="main does not answer")
-        if not self.outcome["done"]:
-            raise LabError("the takeover failed", hint=self.outcome["failure"])
-        for step in self.outcome["steps"]:
-            self.phases[f"takeover_{step['name']}"] = round(step["seconds"], 3)
+        (begins,) = self._since_kill(agent, "takeover begins")[-1:]
+        self.ordered_ns = began_ns + int((begins["at"] - began) * 1e9)
+        self.events.append((self.ordered_ns, "takeover begins", begins["why"], False))
+        self.phases["noticing"] = round((self.ordered_ns - self.killed_ns) / 1e9, 3)
+        self.spans["noticing"] = (self.killed_ns, self.ordered_ns)
+        self.spans["takeover"] = (self.ordered_ns, began_ns + int((done[-1]["at"] - began) * 1e9))
+        self.phases["takeover"] = done[-1]["details"]["seconds"]
+        for event in self._since_kill(agent, "takeover: "):
+            self.phases[f"takeover_{event['what'].removeprefix('takeover: ')}"] = event["details"]["seconds"]
+        self.console.print(f"  [dim]because {begins['why']}[/]")
         records = agent.get("/log?last=1000")
         mine = [record for record in records if record["writer"] == "main" and record["kind"] == "changes"]
         self.captured_at = mine[-1]["captured_at"]
+
+    def _since_kill(self, agent: Client, what: str) -> list[dict[str, Any]]:
+        """Events of its history whose names begin with *what*, since the kill; both are on this host's clock."""
+        killed_at = time.time() - (time.monotonic_ns() - self.killed_ns) / 1e9
+        events = agent.get("/history?last=100")
+        return [event for event in events if event["at"] > killed_at and event["what"].startswith(what)]
 
     def finish_load(self) -> None:
         with self.phase("traffic_after", "the clients go on, against the same address"):
@@ -252,13 +266,11 @@ class Demo:
             self.reach = Reach(safe_mono_ns=safe_ns, killed_mono_ns=self.dead_ns, queue_protected=False)
 
     def bring_main_back(self) -> None:
-        with self.phase("rejoin", "main gets power again and rejoins as standby"):
+        with self.phase("rejoin", "main gets power again, is compared, and is the standby, by itself"):
             self.lab.machine("main").start()
-            self.site.wait_role("main", "returned")
-            self.reach = msgspec.structs.replace(self.reach, queued=self._queue_of("main"))
-            self.site.order("main", "join", "--rejoin")
+            self.reach = msgspec.structs.replace(self.reach, queued=queue_of(self.lab.machine("main")))
             self.site.wait_role("main", "standby")
-            self.reach = msgspec.structs.replace(self.reach, set_aside=self._set_aside("main"))
+            self.reach = msgspec.structs.replace(self.reach, set_aside=set_aside(self.lab.machine("main")))
         with self.phase("verify", "verify --full: main beside backup, every byte"):
             self.site.settle("backup", "main")
             self.verified = self.site.order("main", "verify", "--full")
@@ -273,16 +285,6 @@ class Demo:
         with self.phase("queue", "what lay in main's mail queue is delivered"), self._client():
             everyone = [*self.busy, self.probe]
             _, self.last_verdict = settled(self.service, everyone, self.busy_records, seconds_max=10.0)
-
-    def _queue_of(self, machine: str) -> frozenset[str]:
-        """Message-IDs of what waits in the machine's mail queue: accepted, not yet in a mailbox."""
-        spool = self.lab.machine(machine).path("/var/spool/postfix")
-        return _message_ids(spool / name for name in ("incoming", "active", "deferred", "maildrop"))
-
-    def _set_aside(self, machine: str) -> frozenset[str]:
-        """Message-IDs of what the machine had and the log never got: kept aside when it rejoined."""
-        folders = ("/var/vmail/.holdfast/aside", "/var/lib/holdfast/aside")
-        return _message_ids(self.lab.machine(machine).path(folder) for folder in folders)
 
     # -- the verdict ---------------------------------------------------------------------------------------------------
 
@@ -322,12 +324,17 @@ class Demo:
             Row("changes undone, not captured when main died", "named", f"{len(late)} named", True),
             Row(f"mailbox state of {ACCOUNTS} accounts", "equal", _count(exact, "difference"), not exact),
             Row(
-                "takeover to first login and delivery",
+                "of that, from noticing to login and delivery",
                 f"<= {TAKEOVER_SECONDS_MAX:g} s",
                 "never" if after_order is None else f"{after_order:.2f} s",
                 after_order is not None and after_order <= TAKEOVER_SECONDS_MAX,
             ),
-            Row("kill to first login and delivery", "", f"{whole_outage:.2f} s"),
+            Row(
+                "kill to first login and delivery, without a person",
+                f"<= {OUTAGE_SECONDS_MAX:g} s",
+                f"{whole_outage:.2f} s",
+                whole_outage <= OUTAGE_SECONDS_MAX,
+            ),
             Row(
                 "captured to applied, p99",
                 f"<= {LAG_MS_MAX:g} ms",
@@ -386,17 +393,6 @@ class Demo:
     def _spans(self) -> dict[str, tuple[int, int]]:
         wanted = ("load", "noticing", "takeover", "traffic_after")
         return {name: span for name, span in self.spans.items() if name in wanted}
-
-
-def _message_ids(folders: Iterable[Path]) -> frozenset[str]:
-    """Of all files below *folders*, as far as their first ``HEADERS_BYTES`` tell."""
-    found: set[str] = set()
-    for path in (path for folder in folders if folder.is_dir() for path in folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                heads = MESSAGE_ID.findall(file.read(HEADERS_BYTES))
-            found.update(each.decode("ascii", "replace").strip("<>") for each in heads)
-    return frozenset(found)
 
 
 def _view(facts: dict[str, Any], machine: str) -> dict[str, Any]:
