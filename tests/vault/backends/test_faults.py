@@ -12,6 +12,7 @@ import pytest
 from holdfast.errors import ConfigurationError, HoldfastError
 from holdfast.vault.backends.s3 import S3Backend, S3Keys
 from holdfast.vault.backends.sftp import SftpAccount, SftpBackend
+from holdfast.vault.pace import Pace
 from holdfast.vault.patient import Patience, PatientBackend, Transfer
 from holdfast.vault.port import Backend, BackendRefused, BackendUnavailable, ObjectExists
 from tests.vault.backends import servers
@@ -204,3 +205,22 @@ def test_sftp_says_what_is_wrong(sshd: servers.SftpServer) -> None:
     assert not (sshd.folder / "packs").exists()
     for some in (wrong, none, down, bare):
         some.close()
+
+
+@pytest.mark.parametrize("kind", ["moto", "rclone"])
+def test_a_bandwidth_limit_sends_in_parts(kind: str, request: pytest.FixtureRequest) -> None:
+    server: servers.S3Server = request.getfixturevalue(kind)
+    now, largest = [0.0], [0.0]
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+        largest[0] = max(largest[0], seconds)
+
+    pace = Pace(1_000_000, clock_seconds=lambda: now[0], wait=wait)
+    store = S3Backend(servers.BUCKET, secrets.token_hex(4), S3Keys(*server.keys), endpoint=server.endpoint, pace=pace)
+    data = random.Random(4).randbytes(12_000_000)
+    store.put("packs/00", data)
+    assert 5 < now[0] < 13
+    assert largest[0] < 6, "no more than a part goes at once"
+    store.put("packs/00", data)
+    assert store.get("packs/00") == data

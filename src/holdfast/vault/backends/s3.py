@@ -94,6 +94,7 @@ class S3Backend:
         self._where = f"s3://{bucket}/{prefix}".rstrip("/")
         self._pace = pace
         self._knows_conditions = True
+        self._may_send_parts = True
         client: ClientConfig = {
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS_MAX),
@@ -179,7 +180,8 @@ class S3Backend:
     def _upload(self, name: str, data: bytes) -> str | None:
         """The ETag. Raises FileExistsError where the service says that the name is taken."""
         with self._named(f"{name} cannot be written"):
-            if self._pace and len(data) > PART_BYTES and (etag := self._upload_slowly(name, data)) is not None:
+            slowly = self._pace and len(data) > PART_BYTES and self._may_send_parts
+            if slowly and (etag := self._upload_slowly(name, data)) is not None:
                 return etag
             self._pace.spend(len(data))
             if self._knows_conditions:
@@ -199,6 +201,7 @@ class S3Backend:
         try:
             put = obstore.put(self._store, name, source, use_multipart=True, chunk_size=PART_BYTES, max_concurrency=1)
         except exceptions.PermissionDeniedError:
+            self._may_send_parts = False
             return None
         return put["e_tag"] or ""
 
