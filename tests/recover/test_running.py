@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from holdfast.mail.mailboxes import Accounts
 from holdfast.recover import folder as folders
 from holdfast.recover.boxes import Moment
 from holdfast.recover.headers import Headers
-from holdfast.recover.running import AccountPlan, Target, Verdict, execute, plan
+from holdfast.recover.running import BATCH_MESSAGES_MAX, AccountPlan, Target, Verdict, execute, plan
 from holdfast.recover.search import Query, search
 from holdfast.recover.wanted import Chosen, folders_of
 from holdfast.vault import backup
@@ -177,7 +178,7 @@ def test_into_another_folder_and_another_account(running: Running) -> None:
 def test_a_killed_session_is_finished_by_the_next(running: Running) -> None:
     user = "bob@example.org"
     with running.session() as session:
-        fill(session)
+        session.append("INBOX", [(text(n), (), 1_700_000_000 + n) for n in range(2 * BATCH_MESSAGES_MAX)])
         moment = running.snapshot()
     chosen = folders_of(moment, USER, "INBOX", Accounts())
     with running.session(user) as session:
@@ -193,6 +194,17 @@ def test_a_killed_session_is_finished_by_the_next(running: Running) -> None:
     assert 0 < added < total
     rest = running.restore(chosen, Target("Killed", flat=True, copies=True), user)
     assert rest.count(Verdict.ADDED) == total - added
+
+
+def test_leaving_in_the_middle_of_a_message_leaves_none(running: Running) -> None:
+    """Ctrl-C: what the server was told of a message must not be completed by whatever is sent last."""
+    with running.session() as session:
+        before = session.examine("INBOX")
+        for missing in range(1, 16):
+            with running.session() as interrupted:
+                interrupted._between = False  # as within command()
+                os.write(interrupted._in, b"x APPEND INBOX {%d+}\r\nSubject: half\r\n" % (15 + missing))
+        assert session.examine("INBOX") == before
 
 
 def test_what_find_shows_is_what_the_server_has(running: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ import click
 
 from holdfast.console.emit import emit
 from holdfast.console.restore_options import MailWish
+from holdfast.console.vault_choice import configuration_path
 from holdfast.console.vault_find import printable
 from holdfast.console.vault_moments import headers_of, mail_settings
 from holdfast.console.words import counted
-from holdfast.errors import ExitStatus
+from holdfast.errors import ExitStatus, Refused
 from holdfast.mail.commands import SystemCommands
 from holdfast.mail.radicale import Radicale
 from holdfast.recover import calendar, folder, groupware
@@ -101,10 +103,17 @@ def _into_server(
 
 
 def _storage() -> Path:
-    """Radicale's storage folder, as its configuration says. Raises ConfigurationError."""
+    """Radicale's storage folder, as its configuration says. Raises ConfigurationError; Refused: this is a machine of a
+    site, and Radicale does not run here, so this may be a standby's copy."""
     settings = mail_settings()
     service = Radicale(settings.radicale, SystemCommands(), state_directory=settings.state_directory)
-    return Path(service.layout().storage)
+    storage = Path(service.layout().storage)
+    if configuration_path().exists() and not asyncio.run(service.running()):
+        hint = "Run the command on the primary (`holdfast status` says which that is), or start Radicale first."
+        raise Refused(
+            "Radicale does not run here, and this machine belongs to a site: it may be the standby", hint=hint
+        )
+    return storage
 
 
 def _facts(step: ItemStep) -> dict[str, str]:

@@ -73,6 +73,8 @@ class ImapSession:
         self.user = user
         self.selected = ""
         """The folder that is open."""
+        self._between = False
+        """No command is under way. Leaving in the middle of one, LOGOUT could become part of a message."""
         self._answer_seconds = answer_seconds
         self._exchange = exchange.Exchange()
         self._buffer = bytearray()
@@ -97,6 +99,7 @@ class ImapSession:
         greeting = self._response(self._deadline())[0]
         if not greeting.upper().startswith(b"* PREAUTH"):
             raise self._lost(greeting.decode("utf-8", "replace"))
+        self._between = True
 
     def __enter__(self) -> ImapSession:
         return self
@@ -107,6 +110,7 @@ class ImapSession:
     def command(self, text: str, *literals: bytes | str) -> Answer:
         """*text* and its literals; the answer once the server said OK. Raises ImapRefused, ImapLost."""
         deadline = self._deadline()
+        self._between = False
         self._write(b"".join(self._exchange.begin(text, *literals)), deadline)
         while True:
             answer = self._exchange.take(self._response(deadline))
@@ -114,6 +118,7 @@ class ImapSession:
                 continue
             if answer.status == "BYE":
                 raise self._lost(answer.text)
+            self._between = True
             if answer.status != "OK":
                 code = next(iter(answer.codes), "")
                 raise ImapRefused(f"{self.user}: {text.split(' ')[0]}: {answer.text}", code)
@@ -162,6 +167,8 @@ class ImapSession:
         """Take leave; what was answered stays, whatever happens here."""
         try:
             if self._process.poll() is None:
+                if not self._between:
+                    raise ImapLost(f"{self.user}: left in the middle of a command")
                 self._write(b"".join(self._exchange.begin("LOGOUT")), time.monotonic() + _LEAVE_SECONDS)
                 self._process.wait(_LEAVE_SECONDS)
         except (ImapLost, subprocess.TimeoutExpired):
