@@ -402,3 +402,23 @@ def test_every_night_a_part_is_read_until_all_was(desk: Desk) -> None:
     assert desk.json("vault", "verify")["never_read_bytes"] > 0
     assert desk.json("vault", "verify", "--days", "1")["never_read_bytes"] == 0
     assert "all data were read" in desk.done("vault", "verify", "--days", "30")
+
+
+def test_a_second_machine_connects_to_a_vault_and_forgets_it(desk: Desk, tmp_path: Path) -> None:
+    desk.backup()
+    second = Desk(tmp_path / "second")
+    second.base.mkdir()
+    keys = ("--key", str(tmp_path / "vaults" / "vault.key"), "--identity", str(tmp_path / "vaults" / "vault.identity"))
+    wrong = tmp_path / "wrong"
+    wrong.write_text(str(pyrage.x25519.Identity.generate()))
+    second.done("vault", "connect", str(desk.location), "--identity", str(wrong), status=ExitStatus.WRONG_KEY)
+    assert second.json("vault", "connect", str(desk.location), "--name", "main", *keys)["snapshots"] == 1
+    second.done("restore", "--to", str(tmp_path / "back"))
+    second.done("vault", "backup", str(desk.mail))
+    second.done("vault", "forget", "main")
+    second.done("vault", "list", status=ExitStatus.CONFIGURATION)
+    assert desk.json("vault", "list")["total"] == 2
+
+
+def test_a_vault_on_the_disk_of_the_mail_is_remarked(desk: Desk) -> None:
+    assert "on the same disk as the tree maildir" in desk.done("vault", "backup", str(desk.mail))

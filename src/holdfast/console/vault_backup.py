@@ -74,7 +74,7 @@ def backup(
     if as_json:
         emit(_facts(at.place, work, result, seconds))
     else:
-        _show(work, result, seconds)
+        _show(work, result, seconds, at.place.location)
     if not at.place.remembered.identity_elsewhere and not as_json:
         from holdfast.console.vault_init import only_here
 
@@ -176,7 +176,20 @@ def _facts(place: VaultPlace, work: _Work, result: BackupResult, seconds: float)
     }
 
 
-def _show(work: _Work, result: BackupResult, seconds: float) -> None:
+def _on_one_disk(location: str, work: _Work) -> list[str]:
+    """The trees that share a filesystem with a vault in a folder."""
+    import os
+
+    if "://" in location:
+        return []
+    try:
+        device = os.stat(location).st_dev
+        return [tree.name for tree in work.trees if tree.root.exists() and os.stat(tree.root).st_dev == device]
+    except OSError:
+        return []
+
+
+def _show(work: _Work, result: BackupResult, seconds: float, location: str) -> None:
     from holdfast.console.words import bytes_text, counted, duration_text, gap_text, path_text, time_text
 
     snapshot = result.snapshot
@@ -191,6 +204,8 @@ def _show(work: _Work, result: BackupResult, seconds: float) -> None:
         )
     for warning in work.warnings:
         warn(warning)
+    for name in _on_one_disk(location, work):
+        warn(f"the vault is on the same disk as the tree {name}: what takes one takes both")
     if not snapshot.gaps_total:
         return
     click.echo(f"! {counted(snapshot.gaps_total, 'thing is', 'things are')} not in it, or not for sure:", err=True)

@@ -25,6 +25,8 @@ class _VaultGroup(LateGroup):
         "pin": Late(_HERE + "vault_keep", "pin", "Keep one snapshot, whatever the rules of a prune say."),
         "hold": Late(_HERE + "vault_keep", "hold", "Keep an account's mail in every snapshot: a legal hold."),
         "release": Late(_HERE + "vault_keep", "release", "Take a pin or a hold back."),
+        "connect": Late(_HERE + "vault_connect", "connect", "Remember a vault that is there already, and its keys."),
+        "forget": Late(_HERE + "vault_connect", "forget", "Do not remember a vault any more; its keys stay."),
         "keys": Late(_HERE + "vault_keys", "keys", "Who can read; the page for the safe; a test of that page."),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,13 +14,18 @@ if TYPE_CHECKING:
     from holdfast.console.vault_options import VaultChoice
     from holdfast.vault.repository import SnapshotName, Vault
 
+SHOWN: Final = 40
+"""A screen; each is a request to the store."""
+
 
 @click.command("list")
-@click.option("--last", default=0, metavar="N", help="Only the N newest.")
+@click.option(
+    "--last", type=click.IntRange(0), metavar="N", help="Only the N newest; 0: all.  [default: 40; with --json all]"
+)
 @click.option("--vaults", is_flag=True, help="Not snapshots: the vaults known on this machine.")
 @vault_options
 @json_option
-def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) -> None:
+def list_snapshots(last: int | None, vaults: bool, choice: VaultChoice, as_json: bool) -> None:
     """The snapshots of a vault, oldest first: when, of what, how much, and how many things are missing in each.
 
     Without an identity (on a machine that may only add) names and times are all there is to see.
@@ -42,7 +47,8 @@ def list_snapshots(last: int, vaults: bool, choice: VaultChoice, as_json: bool) 
 
     with opened(choice, read=False) as at:
         names = at.vault.snapshots()
-        shown = names[-last:] if last > 0 else names
+        count = last if last is not None else 0 if as_json else SHOWN
+        shown = names[-count:] if count else names
         rows = [_row(at.vault, name, readable=bool(at.vault.readers)) for name in shown]
         place = at.place
         readable = bool(at.vault.readers)
@@ -99,7 +105,7 @@ def _show(rows: list[dict[str, Any]], total: int, readable: bool) -> None:
     from holdfast.console.words import bytes_text, duration_text, time_text
 
     if len(rows) < total:
-        click.echo(f"({total - len(rows):,} older ones are not shown)")
+        click.echo(f"({total - len(rows):,} older ones: --last 0)")
     head = f"{'snapshot':8}  {'taken':23}  {'age':>8}"
     click.echo(head + (f"  {'files':>9}  {'bytes':>8}  {'gaps':>4}  trees" if readable else ""))
     for row in rows:
