@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -351,5 +354,55 @@ def test_an_interrupted_prune_is_run_again_and_nothing_is_lost(desk: Desk, at: i
     desk.done("vault", "prune", "--keep-last", "1", "--yes")
     assert desk.json("vault", "list")["total"] == 1
     assert desk.json("vault", "verify", "--all")["findings"] == []
+    desk.done("restore", "--to", str(desk.base / "back"))
+    assert picture(desk.base / "back" / "maildir") == picture(desk.mail)
+
+
+def _large_mail(desk: Desk) -> None:
+    for number in range(30):
+        (desk.mail / "cur" / f"m{number}.host:2,").write_bytes(os.urandom(3_000_000))
+
+
+def _wait_for_packs(desk: Desk, count: int) -> None:
+    """Until the store holds more than *count* packs."""
+    deadline = time.monotonic() + 60
+    while len(list((desk.location / "packs").iterdir())) <= count:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_a_store_that_vanishes_in_the_middle_is_said_and_the_next_backup_goes_on(desk: Desk) -> None:
+    _large_mail(desk)
+    before = len(list((desk.location / "packs").iterdir()))
+
+    def unmount() -> None:
+        _wait_for_packs(desk, before)
+        desk.location.rename(desk.base / "unplugged")
+
+    thread = threading.Thread(target=unmount)
+    thread.start()
+    said = desk.done("vault", "backup", str(desk.mail), status=ExitStatus.UNREACHABLE)
+    thread.join()
+    assert "is mounted" in said
+    assert not desk.location.exists(), "nothing was written into the bare mount point"
+    (desk.base / "unplugged").rename(desk.location)
+    assert desk.json("vault", "list")["total"] == 1
+    assert desk.backup()["written_bytes"] < 90_000_000
+    assert desk.json("vault", "verify", "--all")["findings"] == []
+
+
+def test_a_killed_backup_leaves_no_lock_and_nothing_half_done(desk: Desk) -> None:
+    _large_mail(desk)
+    before = len(list((desk.location / "packs").iterdir()))
+    command = [sys.executable, "-P", "-m", "holdfast.console.main", "vault", "backup", str(desk.mail)]
+    process = subprocess.Popen(
+        command, env={**os.environ, **desk.environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _wait_for_packs(desk, before)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert desk.json("vault", "list")["total"] == 1
+    assert desk.json("vault", "verify", "--all")["findings"] == []
+    assert desk.backup()["written_bytes"] < 90_000_000
     desk.done("restore", "--to", str(desk.base / "back"))
     assert picture(desk.base / "back" / "maildir") == picture(desk.mail)
