@@ -155,6 +155,33 @@ def test_records_trimmed_before_they_were_archived_are_a_gap_and_then_it_goes_on
         archive.at_position(position(4))
 
 
+def test_a_snapshot_whose_records_are_missing_is_followed_by_them(standby: Standby) -> None:
+    Machine(standby, standby.vault).begin()
+    busy(standby.history, 5)
+    standby.snapshot()
+    machine = Machine(standby, standby.vault)
+    assert machine.feed.place.archived == 0
+    machine.begin()
+    machine.take()
+    machine.feed.flush()
+    assert Archive(standby.vault).at_position(position(3)).sequence == 3
+
+
+def test_what_was_touched_in_trimmed_records_is_looked_at_nevertheless(standby: Standby) -> None:
+    machine = Machine(standby, standby.vault)
+    machine.begin()
+    busy(standby.history, 6)
+    machine.take()
+    machine.feed.flush()
+    late = Machine(standby, standby.vault)
+    assert late.feed.follows_from(6) == 6
+    late.begin(6)
+    busy(standby.history, 1)
+    late.snapshot()
+    newest = standby.vault.snapshot(standby.vault.snapshots()[-1])
+    assert picture_of(standby.vault, newest) == standby.history.pictures[standby.history.last]
+
+
 def test_a_wrong_record_is_refused(standby: Standby) -> None:
     machine = Machine(standby, standby.vault)
     machine.begin()
