@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log lab docs drill-failover chaos clean
+.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault lab docs drill-failover chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -24,7 +24,7 @@ check: setup  ## style, types, layering, generated docs
 test: setup check  ## all checks and tests, the real mail software included
 	@$(PYTEST)
 
-bench: bench-scan bench-log bench-delivery  ## every speed claim, beside a peer, in one run each
+bench: bench-scan bench-log bench-vault bench-delivery  ## every speed claim, beside a peer, in one run each
 
 bench-delivery: setup  ## deliveries: bare Dovecot, Dovecot's replicator, Holdfast
 	@$(PYTHON) -m bench.delivery $(ARGUMENTS)
@@ -34,6 +34,9 @@ bench-scan: setup  ## a scan beside rsync
 
 bench-log: setup  ## appends to the log
 	@$(PYTHON) -m bench.log
+
+bench-vault: setup  ## backups beside restic and borg
+	@$(PYTHON) -m bench.vault $(ARGUMENTS)
 
 lab: setup  ## a lab to look around in; `.venv/bin/holdfast lab --help`
 	@.venv/bin/holdfast lab up
