@@ -246,16 +246,23 @@ def test_results_for_programs_are_whole(desk: Desk) -> None:
     assert [one["identity_here"] for one in keys["recipients"]] == [True]
 
 
-def test_a_reader_can_be_added_for_what_comes_later(desk: Desk, tmp_path: Path) -> None:
+def test_a_reader_can_be_added_for_what_comes_later_and_for_what_is_there(desk: Desk, tmp_path: Path) -> None:
     identity = pyrage.x25519.Identity.generate()
+    recipient = str(identity.to_public())
     (tmp_path / "second.txt").write_text(f"{identity}\n")
-    desk.backup()
-    assert "is sealed for them, too" in desk.done("vault", "keys", "add", str(identity.to_public()))
+    second = ("--identity", str(tmp_path / "second.txt"))
+    first = desk.backup()["snapshot"]
+    assert "old snapshots stay closed" in desk.done("vault", "keys", "add", recipient)
     desk.write("new/3.host", "Subject: three\n\nthird\n")
     desk.done("vault", "backup", str(desk.mail))
-    second = ("--identity", str(tmp_path / "second.txt"))
     assert "third" in desk.done("vault", "show", "new/3.host", *second)
-    desk.done("vault", "keys", "remove", str(identity.to_public()))
+    desk.done("vault", "show", "--at", first, *second, status=ExitStatus.WRONG_KEY)
+    assert "can read what the vault holds" in desk.done("vault", "keys", "add", recipient, "--history")
+    desk.done("restore", "--at", first, "--to", str(tmp_path / "back"), *second)
+    assert desk.json("vault", "verify", "--all", *second)["findings"] == []
+    desk.done("vault", "copy", "--new", str(tmp_path / "copy"))
+    desk.done("restore", "--vault", str(tmp_path / "copy"), "--at", first, "--to", str(tmp_path / "too"), *second)
+    desk.done("vault", "keys", "remove", recipient)
     recipients = json.loads((tmp_path / "vaults" / "vault.key").read_text())["recipients"]
     assert len(recipients) == 1
     assert "nobody could read" in desk.done("vault", "keys", "remove", recipients[0], status=ExitStatus.REFUSED)

@@ -78,20 +78,29 @@ def list_keys(choice: VaultChoice, as_json: bool) -> None:
 
 @keys.command(short_help="One more reader, of what is added from now on.")
 @click.argument("recipients", nargs=-1, required=True, metavar="age1...")
+@click.option("--history", is_flag=True, help="What the vault holds already, too; needs an identity that opens it.")
 @vault_options
 @json_option
-def add(recipients: tuple[str, ...], choice: VaultChoice, as_json: bool) -> None:
+def add(recipients: tuple[str, ...], history: bool, choice: VaultChoice, as_json: bool) -> None:
     """More readers: what this machine adds from now on is sealed for them, too.
+
+    With --history they can read what the vault holds already as well: the keys of all of it are sealed for them.
 
     \b
     Example (on the new reader's computer: age-keygen -o identity.txt):
       holdfast vault keys add age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2k...
     """
+    from holdfast.console.progress import Progress
     from holdfast.console.vault_open import opened
+    from holdfast.vault.grants import grant_everything
     from holdfast.vault.keys import Wrapper, WriterKey, checked_recipients
     from holdfast.vault.objects import digest_name
 
-    with opened(choice, write=True, read=False) as at:
+    granted = 0
+    with (
+        Progress("granting", quiet=as_json) as progress,
+        opened(choice, write=True, read=history, watch=progress.transfer) as at,
+    ):
         assert at.key is not None
         checked_recipients(recipients)
         new = tuple(dict.fromkeys(one for one in recipients if one not in at.key.recipients))
@@ -100,25 +109,31 @@ def add(recipients: tuple[str, ...], choice: VaultChoice, as_json: bool) -> None
             wrapped = Wrapper(changed.recipients).wrap(bytes.fromhex(at.key.secret))
             at.backend.put("keys/" + digest_name(wrapped), wrapped)
             _write_key(at.place, changed)
+        if history:
+            granted = grant_everything(at.vault, recipients)
         place = at.place
     if as_json:
-        emit({"vault": place.name, "added": list(new)})
-        return
-    if not new:
-        click.echo("They are readers already: nothing was changed.")
+        emit({"vault": place.name, "added": list(new), "granted_objects": granted})
         return
     for one in new:
         click.echo(f"added {one}")
-    for line in _NEW_READER:
-        click.echo(line)
+    if history:
+        click.echo(
+            f"They can read what the vault holds ({granted:,} objects), and what is added from here from now on."
+        )
+    elif not new:
+        click.echo("They are readers already: nothing was changed. (What was there before them: --history.)")
+        return
+    else:
+        for line in _NEW_READER:
+            click.echo(line)
+    click.echo("Other machines that add to this vault have key files of their own: say the same there.")
 
 
 _NEW_READER = (
-    "What is added to the vault from now on is sealed for them, too. What it holds already is not: old",
-    "snapshots stay closed to them, and of new ones the files that were stored before. They are no",
-    "replacement for the first reader. A vault all of whose readers read everything is made with all of",
-    "them: `holdfast vault init`, --recipient for each.",
-    "Other machines that add to this vault have key files of their own: say the same there.",
+    "What is added to the vault from now on is sealed for them, too. What it holds already is",
+    "not: old snapshots stay closed to them, and of new ones the files that were stored before.",
+    "To give them all of it, with an identity that opens the vault: the same with --history.",
 )
 
 

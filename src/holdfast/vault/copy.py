@@ -22,14 +22,23 @@ from typing import Final, NamedTuple
 from holdfast.errors import ExitStatus, Refused
 from holdfast.vault.archive import FRAMES_PREFIX
 from holdfast.vault.faults import VaultMissing
-from holdfast.vault.objects import KEEPING_PREFIX, digest_name
+from holdfast.vault.objects import GRANTS_PREFIX, KEEPING_PREFIX, digest_name
 from holdfast.vault.port import Backend, BackendRefused, Found, ObjectExists, ObjectMissing
 from holdfast.vault.repository import HELD_PREFIX, SNAPSHOT_PREFIX, VAULT_NAME
 
 WORKERS: Final = 3
 """Objects on their way at once: one read, one written, one waiting for the other end."""
 SHORT_DIGITS: Final = 16
-PREFIXES: Final = ("keys/", KEEPING_PREFIX, "packs/", "index/", SNAPSHOT_PREFIX, HELD_PREFIX, FRAMES_PREFIX)
+PREFIXES: Final = (
+    "keys/",
+    GRANTS_PREFIX,
+    KEEPING_PREFIX,
+    "packs/",
+    "index/",
+    SNAPSHOT_PREFIX,
+    HELD_PREFIX,
+    FRAMES_PREFIX,
+)
 """In the order they are written. Read in the opposite one: what a snapshot needs is there before it is."""
 
 

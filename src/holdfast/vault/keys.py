@@ -6,6 +6,7 @@ The rules are in docs/formats/vault.md, "Keys".
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ from holdfast.changes.digest import DIGEST_BYTES
 from holdfast.vault.faults import WrongKey
 
 KEY_BYTES: Final = 32
+FINGERPRINT_BYTES: Final = 16
 VAULT_ID_BYTES: Final = 16
 
 
@@ -84,6 +86,8 @@ class Readers:
 
     def __init__(self, identities: tuple[str, ...] = ()) -> None:
         self.texts = identities
+        self._grants: Callable[[], dict[bytes, bytes]] | None = None
+        self._granted: dict[bytes, bytes] | None = None
         try:
             self._identities = [pyrage.x25519.Identity.from_str(identity) for identity in identities]
         except pyrage.IdentityError as error:
@@ -92,8 +96,26 @@ class Readers:
     def __bool__(self) -> bool:
         return bool(self._identities)
 
+    def also(self, grants: Callable[[], dict[bytes, bytes]]) -> None:
+        """Where to look for keys that are not wrapped for these identities; asked once, when one is met."""
+        self._grants = grants
+
     def unwrap(self, wrapped: bytes, what: str) -> bytes:
-        """The key in *wrapped*; *what* is for the error. Raises WrongKey."""
+        """The key in *wrapped*, or granted later; *what* is for the error. Raises WrongKey."""
+        try:
+            return self.unwrap_directly(wrapped, what)
+        except WrongKey:
+            if not self._identities or self._grants is None:
+                raise
+            if self._granted is None:
+                self._granted = self._grants()
+            key = self._granted.get(fingerprint(wrapped))
+            if key is None:
+                raise
+            return key
+
+    def unwrap_directly(self, wrapped: bytes, what: str) -> bytes:
+        """As :meth:`unwrap`, without grants."""
         if not self._identities:
             hint = "Give the identity file (AGE-SECRET-KEY-1...) of one of the vault's readers."
             raise WrongKey(f"{what} cannot be opened: no reader's key was given", hint=hint)
@@ -122,6 +144,11 @@ class Secrets:
     def block_cipher(self, object_key: bytes) -> AESGCM:
         """The cipher of one pack's or snapshot's blocks."""
         return AESGCM(derive(object_key, self._seal_salt, b"holdfast vault block"))
+
+
+def fingerprint(wrapped: bytes) -> bytes:
+    """Of a wrapped key: by it a grant says which object its key is for."""
+    return blake3(wrapped).digest(length=FINGERPRINT_BYTES)
 
 
 def new_key() -> bytes:

@@ -32,6 +32,7 @@ BLOCK_PLAIN_BYTES_MAX: Final = 8 * 1024 * 1024
 """A reader's limit; see Sizes for the writer's."""
 DIRECTORY_BYTES_MAX: Final = OBJECT_BYTES_MAX
 KEEPING_PREFIX: Final = "keeping/"
+GRANTS_PREFIX: Final = "grants/"
 ZSTD_LEVEL: Final = 6
 """Measured on 60 MB of messages in blocks of 4 MB: 0.236 of their size at 120 MB/s on one processor; level 3 gives
 0.253 at 320 MB/s, level 9 0.228 at 80 MB/s. Blocks of 8 MB give 0.231."""
@@ -67,6 +68,7 @@ class ObjectKind(IntEnum):
     TRASH = 5
     FRAMES = 6
     KEEPING = 7
+    GRANT = 8
 
 
 class Block(Struct, frozen=True, array_like=True):
@@ -144,12 +146,16 @@ class Codec:
 
         Raises VaultDamaged, VaultNewer, WrongKey.
         """
+        kind, wrapped, end = self.wrapped_key(header, name)
+        return kind, self.secrets.block_cipher(readers.unwrap(wrapped, name)), end
+
+    def wrapped_key(self, header: bytes, name: str) -> tuple[ObjectKind, bytes, int]:
+        """The same with the key as it stands there. Raises VaultDamaged, VaultNewer."""
         kind = self._checked_head(header, name)
         end = 6 + int.from_bytes(header[4:6], "big")
         if len(header) < end:
             raise _damaged(name, "it is cut short")
-        key = readers.unwrap(header[6:end], name)
-        return kind, self.secrets.block_cipher(key), end
+        return kind, header[6:end], end
 
     def pack(self, kind: ObjectKind, header: bytes, blocks: Sequence[bytes], directory: Directory) -> Sealed:
         tail = self._seal_listing(kind, directory)
@@ -183,6 +189,13 @@ class Codec:
 
     def open_keeping(self, data: bytes, record: type[T], name: str) -> T:
         return self._open_named(ObjectKind.KEEPING, data, record, name)
+
+    def grant(self, record: Struct) -> Sealed:
+        data = _head(ObjectKind.GRANT) + self._seal_listing(ObjectKind.GRANT, record)
+        return Sealed(GRANTS_PREFIX + digest_name(data), data)
+
+    def open_grant(self, data: bytes, record: type[T], name: str) -> T:
+        return self._open_named(ObjectKind.GRANT, data, record, name)
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 

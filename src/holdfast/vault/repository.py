@@ -20,6 +20,7 @@ from holdfast.errors import Refused
 from holdfast.vault.blocks import BlockCache
 from holdfast.vault.catalog import BlockPlace, Catalog, Place
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged, VaultMissing, VaultNewer, WrongKey
+from holdfast.vault.grants import load_grants
 from holdfast.vault.keys import VAULT_ID_BYTES, Readers, Secrets, Wrapper, WriterKey, checked_recipients, new_key
 from holdfast.vault.objects import FORMAT_VERSION, HEADER_BYTES_MAX, SIZES, Codec, ObjectKind, Sizes, digest_name
 from holdfast.vault.port import Backend, ObjectExists, ObjectMissing
@@ -155,6 +156,7 @@ class Vault:
         self.backend = backend
         self.codec = codec
         self.readers = readers
+        readers.also(lambda: load_grants(backend, codec, readers))
         self.wrapper = wrapper
         self.sizes = sizes
         self.catalog = Catalog(codec.secrets.vault.hex(), cache)

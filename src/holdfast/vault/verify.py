@@ -19,7 +19,7 @@ from holdfast.vault.archive import FRAMES_PREFIX
 from holdfast.vault.catalog import BlockPlace, Pack, PackState
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged
 from holdfast.vault.mark import missing_in_file
-from holdfast.vault.objects import KEEPING_PREFIX, Codec, digest_name
+from holdfast.vault.objects import GRANTS_PREFIX, KEEPING_PREFIX, Codec, digest_name
 from holdfast.vault.port import Found, ObjectMissing
 from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, decode_part, split_ids
 from holdfast.vault.repository import SnapshotName, Vault
@@ -157,7 +157,7 @@ def verify(
 def _small_objects(vault: Vault, result: Verified) -> None:
     """Index, keys, trash, pins and holds; the catalog may know an index object from before it was damaged."""
     problems = {problem.name: problem.message for problem in vault.catalog.problems}
-    for prefix in ("keys/", "index/", "trash/", KEEPING_PREFIX):
+    for prefix in ("keys/", GRANTS_PREFIX, "index/", "trash/", KEEPING_PREFIX):
         for found in list(vault.backend.list(prefix)):
             try:
                 sound = found.name == prefix + digest_name(vault.backend.get(found.name))
