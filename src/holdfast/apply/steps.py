@@ -56,7 +56,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.trees.index import Index, Node, NodeKind
 from holdfast.trees.replay import ReplayGap, Sighting
 from holdfast.trees.spec import PatternSet, Tree
-from holdfast.trees.stat import Observed, Owners, observed, pack_xattrs
+from holdfast.trees.stat import Owners, pack_xattrs
 
 
 class _Begun(NamedTuple):
@@ -210,7 +210,7 @@ class Steps:
             if not keep:
                 place.discard(staged)
             raise
-        sighting = Sighting(_seen(os.fstat(staged.fd)), place.handles.read(staged.fd, b""))
+        sighting = _sighting(os.fstat(staged.fd), place.handles.read(staged.fd, b""))
         os.close(staged.fd)
         return sighting
 
@@ -230,7 +230,7 @@ class Steps:
             self.unfinished.add(key)
         elif self.unfinished:
             self.unfinished.discard(key)
-        return Sighting(_seen(after), None)
+        return _sighting(after)
 
     def _open_known(self, change: Change, node: Node, place: Place, flags: int) -> tuple[int, os.stat_result]:
         try:
@@ -263,11 +263,11 @@ class Steps:
         if node.kind == NodeKind.SYMLINK:
             self._checked(change, change.path, node, place)
             describe_link(*place.parent(change.path), described(change.meta, self._owners))
-            return Sighting(_seen(self._checked(change, change.path, node, place)), None)
+            return _sighting(self._checked(change, change.path, node, place))
         fd, before = self._open_known(change, node, place, os.O_RDONLY)
         try:
             self._describe(fd, before, change.meta, node, written=False)
-            return Sighting(_seen(os.fstat(fd)), None)
+            return _sighting(os.fstat(fd))
         finally:
             os.close(fd)
 
@@ -289,7 +289,7 @@ class Steps:
                 hint="Stop what writes to this standby's copy; the agent recovers by itself.",
                 retry=True,
             )
-        return Sighting(_seen(seen), None)
+        return _sighting(seen)
 
     def _rename(self, change: Rename, place: Place) -> Sighting:
         node = self._expected(change, change.path)
@@ -319,7 +319,7 @@ class Steps:
             place.unlink(change.path)
             raise
         seen = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        return Sighting(_seen(seen), place.handles.read(directory, name))
+        return _sighting(seen, place.handles.read(directory, name))
 
     def _remove(self, change: Remove, place: Place) -> None:
         node = self._expected(change, change.path)
@@ -394,7 +394,7 @@ def describe_directory(place: Place, path: bytes, wanted: Described) -> Sighting
     fd = place.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         describe(fd, os.fstat(fd), wanted, xattrs_differ=True)
-        return Sighting(_seen(os.fstat(fd)), place.handles.read(fd, b""))
+        return _sighting(os.fstat(fd), place.handles.read(fd, b""))
     finally:
         os.close(fd)
 
@@ -414,7 +414,5 @@ def _handle_is(place: Place, directory: int, name: bytes, node: Node) -> bool:
     return node.handle is None or place.handles.read(directory, name) == node.handle
 
 
-def _seen(status: os.stat_result) -> Observed:
-    seen = observed(status)
-    assert seen is not None, "we made it: a file, a directory or a symlink"
-    return seen
+def _sighting(status: os.stat_result, handle: bytes | None = None) -> Sighting:
+    return Sighting(status.st_ino, status.st_ctime_ns, handle)

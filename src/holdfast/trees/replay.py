@@ -12,13 +12,13 @@ index and the log have parted, which only a scan can mend.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from holdfast.changes.change import Change, Link, Meta, Mkdir, Patch, Put, Remove, Rename, Rmdir, SetMeta, Symlink
 from holdfast.changes.digest import DIGEST_BYTES, block_count
 from holdfast.errors import HoldfastError
 from holdfast.trees.index import SUPER_ROOT, Index, Node, NodeKind
-from holdfast.trees.stat import Observed, Owners, pack_xattrs
+from holdfast.trees.stat import Owners, pack_xattrs
 
 
 class ReplayGap(HoldfastError):
@@ -32,10 +32,15 @@ class ReplayGap(HoldfastError):
 
 
 class Sighting(NamedTuple):
-    """What an applier saw after making a change."""
+    """What an applier saw after making a change: what only this machine's filesystem can tell. *handle* is None where
+    it was not looked at because it stays as it was."""
 
-    seen: Observed
+    ino: int
+    ctime_ns: int
     handle: bytes | None
+
+
+_BLANK: Final = {kind: Node(0, kind, None, 0, 0, 0, 0, 0, 0, 0, b"", b"") for kind in NodeKind}
 
 
 class Replay:
@@ -70,7 +75,7 @@ class Replay:
                 self._new(change, NodeKind.DIRECTORY, change.meta, 0, b"", sighting)
             case SetMeta():
                 node = self._there(change, change.path)
-                self._index.update(node, self._described(node, change.meta, sighting))
+                self._index.update(node, self._described(node, change.meta, node.size, node.content, sighting))
             case Rename():
                 self._rename(change, sighting)
             case Link():
@@ -114,11 +119,11 @@ class Replay:
             self._take_away(change, path, standing)
         return place
 
-    def _described(self, node: Node, meta: Meta, sighting: Sighting | None) -> Node:
-        """*node* with the metadata of *meta*, and what was sighted."""
+    def _described(self, node: Node, meta: Meta, size: int, content: bytes, sighting: Sighting | None) -> Node:
+        """*node* with this content, the metadata of *meta*, and what was sighted."""
         handle, ino, ctime_ns = node.handle, node.ino, 0
         if sighting is not None:
-            handle, ino, ctime_ns = sighting.handle or handle, sighting.seen.ino, sighting.seen.ctime_ns
+            handle, ino, ctime_ns = sighting.handle or handle, sighting.ino, sighting.ctime_ns
         return Node(
             node.id,
             node.kind,
@@ -127,10 +132,10 @@ class Replay:
             meta.mode,
             self._owners.uid(meta.owner),
             self._owners.gid(meta.group),
-            node.size,
+            size,
             meta.mtime_ns,
             ctime_ns,
-            node.content,
+            content,
             pack_xattrs(meta.xattrs),
         )
 
@@ -138,15 +143,15 @@ class Replay:
         if sighting is None:
             self._index.update(node, node._replace(ctime_ns=0))
             return
-        seen, handle = sighting.seen, sighting.handle or node.handle
-        self._index.update(node, node._replace(handle=handle, ino=seen.ino, ctime_ns=seen.ctime_ns))
+        handle = sighting.handle or node.handle
+        self._index.update(node, node._replace(handle=handle, ino=sighting.ino, ctime_ns=sighting.ctime_ns))
 
     def _new(
         self, change: Change, kind: NodeKind, meta: Meta, size: int, content: bytes, sighting: Sighting | None
     ) -> None:
         parent, name = self._free(change, change.path)
-        blank = Node(0, kind, None, 0, 0, 0, 0, size, 0, 0, content, b"")
-        self._index.bind(parent, name, self._index.add(self._described(blank, meta, sighting)))
+        node = self._described(_BLANK[kind], meta, size, content, sighting)
+        self._index.bind(parent, name, self._index.add(node))
 
     def _patch(self, change: Patch, sighting: Sighting | None) -> None:
         node = self._there(change, change.path)
@@ -157,8 +162,7 @@ class Replay:
             content = node.content[: change.first_block * DIGEST_BYTES] + change.digests
             if len(content) != DIGEST_BYTES * block_count(change.size):
                 raise ReplayGap(change, "the patch leaves blocks between the known ones and its own")
-        patched = node._replace(size=change.size, content=content)
-        self._index.update(node, self._described(patched, change.meta, sighting))
+        self._index.update(node, self._described(node, change.meta, change.size, content, sighting))
 
     def _link(self, change: Link, sighting: Sighting | None) -> None:
         node = self._there(change, change.path)
