@@ -429,3 +429,16 @@ def test_a_second_machine_connects_to_a_vault_and_forgets_it(desk: Desk, tmp_pat
 
 def test_a_vault_on_the_disk_of_the_mail_is_remarked(desk: Desk) -> None:
     assert "on the same disk as the tree maildir" in desk.done("vault", "backup", str(desk.mail))
+
+
+def test_a_broken_configuration_does_not_stand_in_the_way_of_a_restore(desk: Desk, tmp_path: Path) -> None:
+    desk.backup()
+    (tmp_path / "holdfast.toml").write_text("this is no [toml")
+    said = desk.done("restore", "--to", str(tmp_path / "back"))
+    assert "is not valid TOML" in said
+    stranger = Desk(tmp_path / "stranger")
+    stranger.base.mkdir()
+    (stranger.base / "holdfast.toml").write_text("this is no [toml")
+    stranger.done("restore", "--to", str(tmp_path / "no"), status=ExitStatus.CONFIGURATION)
+    keys = ("--vault", str(desk.location), "--identity", str(tmp_path / "vaults" / "vault.identity"))
+    stranger.done("restore", *keys, "--to", str(tmp_path / "too"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from holdfast.console.emit import warn
 from holdfast.console.vault_options import VaultChoice
 from holdfast.errors import ConfigurationError
 from holdfast.files import PRIVATE, write_once
@@ -150,7 +151,15 @@ def _configured() -> tuple[VaultSettings, ...]:
 def _known() -> dict[str, tuple[RememberedVault, VaultSettings | None]]:
     known: dict[str, tuple[RememberedVault, VaultSettings | None]]
     known = {name: (vault, None) for name, vault in remembered().items()}
-    for settings in _configured():
+    try:
+        configured = _configured()
+    except ConfigurationError as error:
+        if not known:
+            raise
+        # It may be what is to be restored.
+        warn(f"{error.message}; the vaults that `vault init` remembered are used")
+        configured = ()
+    for settings in configured:
         vault = RememberedVault(settings.location, settings.key, settings.identity)
         before = known.get(settings.name)
         if before is not None and before[0].location == vault.location:

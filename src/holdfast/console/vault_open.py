@@ -24,12 +24,12 @@ from holdfast.console.vault_choice import (
     vault_place,
 )
 from holdfast.console.vault_options import VaultChoice
-from holdfast.errors import HoldfastError, NoSpace
-from holdfast.vault.faults import VaultBusy, WrongKey
+from holdfast.errors import ConfigurationError, HoldfastError, NoSpace
+from holdfast.vault.faults import VaultBusy, VaultMissing, WrongKey
 from holdfast.vault.keys import WriterKey
 from holdfast.vault.location import open_backend
 from holdfast.vault.patient import Transfer
-from holdfast.vault.port import Backend
+from holdfast.vault.port import Backend, ObjectMissing
 from holdfast.vault.repository import VAULT_NAME, Vault, open_vault
 
 IDENTITY_PREFIX: Final = "AGE-SECRET-KEY-1"
@@ -95,14 +95,19 @@ def open_place(place: VaultPlace, limit: int = 0, watch: Callable[[Transfer], No
 
 
 def _with_keys_of_the_same(place: VaultPlace, backend: Backend) -> VaultPlace:
-    """A copy at a place nobody named here has the keys of the vault it is a copy of, if that is known here."""
+    """A copy at a place nobody named here has the keys of the vault it is a copy of, if that is known here. Raises
+    VaultMissing: better than to ask for keys of nothing."""
     if place.key is not None or place.identity is not None:
         return place
     try:
         named = backend.get(VAULT_NAME)
+    except ObjectMissing:
+        hint = "Look whether its disk is mounted, or mend the place. A new one: `holdfast vault init`."
+        raise VaultMissing(f"there is no vault at {place.location}", hint=hint) from None
+    try:
         others = known_vaults().values()
-    except HoldfastError:
-        return place  # opening it says what is wrong
+    except ConfigurationError:  # a broken configuration must not stand in the way of a restore
+        return place
     for other in others:
         try:
             key = WriterKey.from_bytes(Path(other.key).read_bytes())

@@ -152,6 +152,7 @@ def lookup(tree: TreeRoot, path: bytes, read: Read) -> Entry:
         inside = entries_of(here.content, read) if here.kind is EntryKind.DIRECTORY else iter(())
         found = next((entry for entry in inside if entry.name == component), None)
         if found is None:
-            raise PathUnknown(f"tree {tree.name}: nothing stands at {path!r}", hint="`holdfast vault show` lists it.")
+            shown = path.decode(errors="backslashreplace")
+            raise PathUnknown(f"tree {tree.name}: nothing stands at {shown!r}", hint="`holdfast vault show` lists it.")
         here = found
     return here
