@@ -138,6 +138,8 @@ def _made(location: str, recipients: tuple[str, ...], key_path: Path, identity_p
 
 
 def _tell(name: str, vault: RememberedVault, key: WriterKey) -> None:
+    from holdfast.console.vault_choice import configuration_path
+
     click.echo(f"Made the vault {name} at {vault.location}\n")
     click.echo(f"  writer key  {vault.key}")
     click.echo("              lets this machine add backups; it opens none")
@@ -152,8 +154,15 @@ def _tell(name: str, vault: RememberedVault, key: WriterKey) -> None:
         click.echo("              the only thing that opens them: without it they are noise\n")
         for line in only_here(name) if not vault.identity_elsewhere else _elsewhere(vault):
             click.echo(line)
-    click.echo("\nNext: holdfast vault backup PATH")
-    click.echo("      (without PATH: what the site's configuration protects)")
+    configuration = configuration_path()
+    if not configuration.exists():
+        click.echo("\nNext: holdfast vault backup PATH")
+        return
+    click.echo(f"\nTo feed it from the log, so that any second can be restored: to {configuration}")
+    click.echo(f"on every machine that holds mail, with {vault.key} there, too:\n")
+    for line in ("[[vaults]]", f'name = "{name}"', f'location = "{vault.location}"', f'key = "{vault.key}"'):
+        click.echo(f"  {line}")
+    click.echo("\nOr now and then: holdfast vault backup")
 
 
 def only_here(name: str) -> tuple[str, ...]:
