@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -406,3 +407,13 @@ def test_a_killed_backup_leaves_no_lock_and_nothing_half_done(desk: Desk) -> Non
     assert desk.backup()["written_bytes"] < 90_000_000
     desk.done("restore", "--to", str(desk.base / "back"))
     assert picture(desk.base / "back" / "maildir") == picture(desk.mail)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_exit_status() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/operations/exit-statuses.md"
+    rows = re.findall(r"^\| (\d+) \| ([a-z ]+) \|", page.read_text(), re.MULTILINE)
+    assert {int(number) for number, _ in rows} == {status.value for status in ExitStatus}
+    assert len(rows) == len(ExitStatus)
