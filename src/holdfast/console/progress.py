@@ -48,9 +48,14 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Wipe the line, before something else is printed."""
         if self._terminal and self._shown:
             self._out.write("\r\x1b[K")
             self._out.flush()
+            self._shown = False
 
     @property
     def shown(self) -> bool:
@@ -79,7 +84,8 @@ class Progress:
         if moved.trouble and moved.trouble != self.trouble:
             self._next = 0.0
         self.trouble = moved.trouble
-        self.at(*self._last)
+        if moved.trouble or moved.put_bytes:
+            self.at(*self._last)
 
     def line(self, done_bytes: int, files: int) -> str:
         if self.trouble:

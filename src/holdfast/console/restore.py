@@ -10,9 +10,10 @@ import click
 
 from holdfast.console.emit import emit, json_option, warn
 from holdfast.console.restore_options import MailWish, mail_options
-from holdfast.console.vault_options import vault_options
+from holdfast.console.vault_options import limit_option, vault_options
 
 if TYPE_CHECKING:
+    from holdfast.console.progress import Progress
     from holdfast.console.vault_options import VaultChoice
     from holdfast.console.vault_paths import PathIn
     from holdfast.vault.instant import Instant
@@ -54,6 +55,7 @@ class _Plan(NamedTuple):
 @mail_options
 @click.option("--dry-run", is_flag=True, help="Show what would be restored, and from when; write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
+@limit_option
 @vault_options
 @json_option
 def restore(
@@ -63,6 +65,7 @@ def restore(
     tree: str,
     dry_run: bool,
     quiet: bool,
+    limit: int,
     wish: MailWish,
     choice: VaultChoice,
     as_json: bool,
@@ -94,6 +97,7 @@ def restore(
       holdfast restore --message 3f2a91c0-5d0e77a1c2 --into-server \\
         --into-folder Restored
     """
+    from holdfast.console.progress import Progress
     from holdfast.console.vault_at import instant_at
     from holdfast.console.vault_open import opened
 
@@ -106,15 +110,19 @@ def restore(
         return
     if target is None and not dry_run:
         raise click.UsageError("say where to: --to FOLDER (new or empty)")
-    with opened(choice) as vault_at, instant_at(vault_at.vault, at) as instant:
+    with (
+        Progress("restoring", quiet=quiet or as_json) as progress,
+        opened(choice, limit=limit, watch=progress.transfer) as vault_at,
+        instant_at(vault_at.vault, at) as instant,
+    ):
         plan = _planned(instant, path, tree, target or Path())
         if dry_run:
             _show_plan(plan, target, as_json)
             sys.exit(int(_status(plan, None)))
         if not as_json:
             _announce(plan)
-        restored, seconds = _carried_out(plan, quiet=quiet or as_json)
-        _report(plan, restored, seconds, as_json)
+        restored = _carried_out(plan, progress)
+        _report(plan, restored, progress.seconds, as_json)
     sys.exit(int(_status(plan, restored)))
 
 
@@ -156,21 +164,21 @@ def _touches(gap: bytes, path: bytes) -> bool:
     return not path or not gap or (gap + b"/").startswith(path + b"/") or (path + b"/").startswith(gap + b"/")
 
 
-def _carried_out(plan: _Plan, *, quiet: bool) -> tuple[Restored, float]:
-    from holdfast.console.progress import Progress
+def _carried_out(plan: _Plan, progress: Progress) -> Restored:
     from holdfast.vault.restore import restore_path, restore_snapshot
 
     vault: Vault = plan.instant.vault
-    with Progress("restoring", plan.bytes, quiet=quiet) as progress:
+    progress.total_bytes = plan.bytes
 
-        def show(so_far: Restored) -> None:
-            progress.at(so_far.bytes, so_far.files)
+    def show(so_far: Restored) -> None:
+        progress.at(so_far.bytes, so_far.files)
 
+    try:
         if plan.wanted is None:
-            restored = restore_snapshot(vault, plan.snapshot, plan.target, progress=show)
-        else:
-            restored = restore_path(vault, plan.wanted.tree, plan.wanted.path, plan.target, progress=show)
-        return restored, progress.seconds
+            return restore_snapshot(vault, plan.snapshot, plan.target, progress=show)
+        return restore_path(vault, plan.wanted.tree, plan.wanted.path, plan.target, progress=show)
+    finally:
+        progress.clear()
 
 
 def _status(plan: _Plan, restored: Restored | None) -> int:
