@@ -31,7 +31,7 @@ def pin(snapshot: str, why: str, choice: VaultChoice, as_json: bool) -> None:
     from holdfast.console.vault_open import opened
     from holdfast.vault import keeping
 
-    with opened(choice, write=True, read=False) as at:
+    with opened(choice, write=True, read=False, small=True) as at:
         name = at.vault.find_snapshot(snapshot)
         kept = keeping.pin(at.vault, name, why)
     _made(kept, f"snapshot {name.short[:8]} stays", as_json)
@@ -56,7 +56,7 @@ def hold(path: str, why: str, tree: str, choice: VaultChoice, as_json: bool) -> 
     from holdfast.console.vault_open import opened
     from holdfast.vault import keeping
 
-    with opened(choice, write=True) as at:
+    with opened(choice, write=True, small=True) as at:
         tree, inside = _held_path(at.vault, path, tree)
         kept = keeping.hold(at.vault, tree, inside, why)
     _made(kept, f"{_where(kept)} stays in every snapshot", as_json)
@@ -84,7 +84,7 @@ def release(name: str, choice: VaultChoice, as_json: bool) -> None:
     from holdfast.console.vault_open import opened
     from holdfast.vault import keeping
 
-    with opened(choice, write=True, read=False) as at:
+    with opened(choice, write=True, read=False, small=True) as at:
         kept = keeping.release(at.vault, name)
     if as_json:
         emit({"released": kept_facts(kept)})

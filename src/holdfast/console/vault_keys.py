@@ -99,7 +99,7 @@ def add(recipients: tuple[str, ...], history: bool, choice: VaultChoice, as_json
     granted = 0
     with (
         Progress("granting", quiet=as_json) as progress,
-        opened(choice, write=True, read=history, watch=progress.transfer) as at,
+        opened(choice, write=True, read=history, small=True, watch=progress.transfer) as at,
     ):
         assert at.key is not None
         checked_recipients(recipients)

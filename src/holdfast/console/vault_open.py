@@ -49,12 +49,14 @@ def opened(
     *,
     write: bool = False,
     read: bool = True,
+    small: bool = False,
     limit: int = 0,
     watch: Callable[[Transfer], None] | None = None,
 ) -> Iterator[OpenedVault]:
     """The vault *choice* means. *write*: its writer key is needed; *read*: an identity is.
 
-    With *write* alone no identity is loaded; with neither it is opened with what there is. *limit*: bytes a second, 0
+    With *write* alone no identity is loaded; with neither it is opened with what there is. *small*: what is written is
+    an object or two, and need not wait for a backup at work. *limit*: bytes a second, 0
     for what is configured; *watch* hears of transfers, and of trouble with the store. Raises ConfigurationError
     (which vault?), WrongKey, VaultBusy, and what opening the backend and the vault raises.
     """
@@ -65,11 +67,12 @@ def opened(
         place = _with_keys_of_the_same(place, backend)
         key = read_key(place, needed=write)
         identities = () if write and not read else read_identities(place, needed=read or key is None)
-        cache = _cache(place, write=write)
+        alone = write and not small
+        cache = _cache(place, write=alone)
         try:
             vault = open_vault(backend, writer=key, identities=identities, cache=cache)
         except (VaultBusy, NoSpace, apsw.Error) as error:
-            if write:
+            if alone:
                 raise _named(error, cache) from error
             vault = open_vault(backend, writer=key, identities=identities)
         stack.callback(vault.close)
