@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import select
 import sys
@@ -93,7 +92,7 @@ class Watcher:
         batch_seconds: float = BATCH_SECONDS,
         limits: Limits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], None] = time.sleep,
+        pause: Callable[[float], None] | None = None,
         sources: Sequence[str] = SOURCES,
         queue_unlimited: bool = True,
     ) -> None:
@@ -104,7 +103,8 @@ class Watcher:
         self._limits = limits or Limits()
         self._batch_seconds = batch_seconds
         self._monotonic = monotonic
-        self._pause = pause
+        self._pause = pause or time.sleep
+        self._rest = pause or self._until_woken
         self._sources = sources
         self._queue_unlimited = queue_unlimited
         self._source: EventSource | None = None
@@ -122,6 +122,7 @@ class Watcher:
         self._passed: list[Cookie] = []
         self._wake_fd = -1
         self._poll = select.poll()
+        self._woken = select.poll()
         self._stop = threading.Event()
         self._reader: threading.Thread | None = None
         self._busy_since: float | None = None
@@ -140,6 +141,7 @@ class Watcher:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._source.fileno(), select.POLLIN)
         self._poll.register(self._wake_fd, select.POLLIN)
+        self._woken.register(self._wake_fd, select.POLLIN)
         if self._source.kind == Inotify.kind:
             self._watch_known()
         self._busy_since = self._monotonic()
@@ -155,6 +157,7 @@ class Watcher:
         if self._source is not None:
             self._poll.unregister(self._source.fileno())
             self._poll.unregister(self._wake_fd)
+            self._woken.unregister(self._wake_fd)
             self._source.close()
             self._source = None
             os.close(self._wake_fd)
@@ -288,12 +291,19 @@ class Watcher:
     def _fill(self) -> None:
         """Let the batch grow for as long as events keep coming and nobody waits for a barrier, up to its time."""
         assert self._source is not None
-        waiting = _bytes_waiting(self._source)
-        for _ in range(math.ceil(self._batch_seconds / QUIET_SECONDS)):
-            self._pause(min(self._batch_seconds, QUIET_SECONDS))
+        waiting, left, step = _bytes_waiting(self._source), self._batch_seconds, QUIET_SECONDS
+        while left > 0:
+            self._rest(min(step, left))
             before, waiting = waiting, _bytes_waiting(self._source)
             if waiting == before or self._asked:
                 return
+            left -= step
+            step *= 2  # more is to be expected: each look costs a wake-up
+
+    def _until_woken(self, seconds: float) -> None:
+        """Pause, until somebody asks for a barrier at the latest."""
+        if self._woken.poll(seconds * 1000):
+            os.eventfd_read(self._wake_fd)
 
     def _batch(self, source: EventSource, dirty: DirtySet, cookie: Cookie | None) -> Iterator[Change | Boundary]:
         if self._scan_wanted:
