@@ -39,6 +39,7 @@ from holdfast.mail.commands import SystemCommands
 from holdfast.mail.site import MailSite
 from holdfast.memory import keep_freed
 from holdfast.node.address import Addresses
+from holdfast.node.alarms import Alarms
 from holdfast.node.control import Control
 from holdfast.node.enrol import Folder
 from holdfast.node.errands import write_manifest
@@ -259,6 +260,13 @@ def _end_on_bugs(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_exception_handler(in_task)
 
 
+def _machine_started_at() -> float:
+    """When process 1 was started, in seconds since 1970: the machine's, or its container's, last start (proc(5))."""
+    fields = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
+    after_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + after_boot
+
+
 async def _agent(settings: Settings, folder: Folder) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -273,17 +281,21 @@ async def _agent(settings: Settings, folder: Folder) -> None:
         bus = NatsBus(connection)
         node = Node(_world(settings, folder, connection, bus))
         guard = Guard(node, Operations(node))
-        control = Control(node, guard)
+        alarms = Alarms(node, SystemCommands())
+        control = Control(node, guard, alarms)
         await control.start(settings.control_socket, settings.metrics_port)
         await guard.start()
+        alarms.start()
         running = asyncio.create_task(node.run())
         stopping = asyncio.create_task(stop.wait())
-        node.world.history.record("agent started", f"version {__version__}")
+        up = round(time.time() - _machine_started_at(), 1)
+        node.world.history.record("agent started", f"version {__version__}", machine_up_seconds=up)
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         await node.stop()
         await running
         await guard.stop()
+        await alarms.stop()
         node.world.history.record("agent stopped", "asked to")
         await control.stop()
         await bus.close()

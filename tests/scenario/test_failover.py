@@ -98,6 +98,12 @@ def said(site: Site, machine: str) -> str:
     return "\n".join(f"{event['what']}: {event.get('why', '')}" for event in site.history(machine))
 
 
+def cause(site: Site, machine: str) -> str:
+    """What `holdfast why` says there that the last event came from."""
+    story = site.protected.order(machine, "why")
+    return f"{story['headline']}\n{story['cause']}"
+
+
 def assert_one_writer(site: Site, machine: str) -> None:
     appends = [
         Appended(record["sequence"], record["epoch"], record["writer"], promotion=record["kind"] == "promotion")
@@ -125,6 +131,7 @@ def test_a_primary_killed_under_load_is_replaced_by_itself_and_comes_back_as_sta
     site.machine("main").start()
     site.protected.wait_role("main", "standby")
     assert "rejoins by itself" in said(site, "main")
+    assert "The machine main died" in cause(site, "main")
     _, verdict = site.judge(before)
     assert verdict.lost == []
     assert verdict.duplicates == []
@@ -161,6 +168,7 @@ def test_a_frozen_primary_is_replaced_and_thawed_serves_nobody(site: Site) -> No
         site.protected.wait_role("main", "standby")
         assert not addresses_of(site, "main")
     assert both[0] <= OVERLAP_SECONDS_MAX, "while it was frozen nobody answered there"
+    assert "main was frozen" in cause(site, "backup")
     assert "stops serving" in said(site, "main")
     assert_one_writer(site, "backup")
 
@@ -203,8 +211,10 @@ def test_a_primary_that_is_not_heard_stops_and_is_replaced(site: Site, *, one_wa
         assert not addresses_of(site, "main")
         assert "the one cut off" in said(site, "main")
     assert both[0] == 0.0
+    assert "main cannot be asked" in cause(site, "backup")
     site.lab.heal()
     site.protected.wait_role("main", "standby")
+    assert "main was cut off from the others" in cause(site, "backup")
     assert_one_writer(site, "backup")
 
 

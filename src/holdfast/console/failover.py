@@ -1,9 +1,11 @@
-"""``holdfast pause``, ``resume``: what people say to automatic failover."""
+"""``holdfast pause``, ``resume``, ``why``, ``alarm``: what people say to automatic failover, and it to them."""
 
 from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
+from typing import Any
 
 import click
 
@@ -53,3 +55,75 @@ def resume(as_json: bool) -> None:
       holdfast resume
     """
     _told("Automatic takeover is possible again.", Client().post("/resume")["machines"], as_json)
+
+
+def _moment(text: str) -> float:
+    """Seconds since 1970. Raises BadParameter."""
+    for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%H:%M:%S", "%H:%M"):
+        try:
+            found = datetime.strptime(text, form)
+        except ValueError:
+            continue
+        today = datetime.now()
+        if form.startswith("%H"):
+            found = found.replace(year=today.year, month=today.month, day=today.day)
+        return found.timestamp()
+    raise click.BadParameter(f"{text!r}: write 2026-11-22 03:14, or 03:14 for today")
+
+
+@click.command()
+@click.option("--at", default="", metavar="TIME", help="Of the event nearest to this local time; else of the last one.")
+@_json
+def why(at: str, as_json: bool) -> None:
+    """Why the site did what it did: the last takeover, or any past event, line by line, its cause first.
+
+    Asks every machine that holds the mail for its part of the story, and says which could not be asked.
+
+    \b
+    Example:
+      holdfast why
+      holdfast why --at "2026-11-22 03:14"
+    """
+    story = Client().get(f"/why?at={_moment(at)}" if at else "/why")
+    if as_json:
+        click.echo(json.dumps(story, indent=2, ensure_ascii=False))
+        return
+    click.echo(story["headline"])
+    if story["cause"]:
+        click.echo(f"Cause: {story['cause']}")
+    for name, wrong in story["missing"].items():
+        click.echo(f"! {name} could not be asked: {wrong.splitlines()[0]}")
+    click.echo()
+    width = max((len(line["machine"]) for line in story["lines"]), default=0)
+    for line in story["lines"]:
+        clock = datetime.fromtimestamp(line["at"]).strftime("%H:%M:%S.%f")[:-3]
+        reason = f": {line['why']}" if line["why"] else ""
+        click.echo(f"{clock}  {line['machine']:{width}}  {line['what']}{reason}{_details(line['details'])}")
+
+
+def _details(details: dict[str, Any]) -> str:
+    said = [f"{name} {value}" for name, value in details.items() if isinstance(value, int | float | str)]
+    silent = details.get("silent")
+    if isinstance(silent, dict):
+        said += [f"{name} not heard for {seconds:.1f} s" for name, seconds in silent.items()]
+    return f"  ({', '.join(said)})" if said else ""
+
+
+@click.command()
+@_json
+def alarm(as_json: bool) -> None:
+    """Send a test message by every way under [alarms]: does it reach you?
+
+    Exit status 3 when a way failed.
+
+    \b
+    Example:
+      holdfast alarm
+    """
+    ways = Client().post("/alarm")["ways"]
+    if as_json:
+        click.echo(json.dumps({"ways": ways}, indent=2))
+    else:
+        for way, wrong in ways.items():
+            click.echo(f"! {way}: {wrong}" if wrong else f"{way}: sent")
+    sys.exit(ExitStatus.DIFFERENCES if any(ways.values()) else ExitStatus.DONE)

@@ -26,6 +26,8 @@ class _Group(LateGroup):
         ),
         "pause": Late("holdfast.console.failover", "pause", "Hold off automatic takeover: for maintenance."),
         "resume": Late("holdfast.console.failover", "resume", "Let automatic takeover happen again."),
+        "why": Late("holdfast.console.failover", "why", "Why the site did what it did: the story of a past event."),
+        "alarm": Late("holdfast.console.failover", "alarm", "Send a test to whom the alarms go."),
         "rebuild": Late("holdfast.console.rebuild", "rebuild", "From a bare machine to running mail, from a backup."),
         "lab": Late(
             "holdfast.drill.lab.commands", "lab", "Make a lab of machines on this one: up, down, kill, cut ..."
@@ -33,7 +35,8 @@ class _Group(LateGroup):
     }
     _order = (
         "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "pause", "resume", "vault",
-        "restore", "rebuild", "barrier", "log", "history", "trust", "found", "release", "lab", "version",
+        "restore", "rebuild", "barrier", "log", "history", "why", "alarm", "trust", "found", "release", "lab",
+        "version",
     )  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:

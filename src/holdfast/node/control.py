@@ -8,6 +8,8 @@ GET    /log?last=20         headers of the log's last records
 POST   /plan/ACTION         Plan of ``takeover`` or ``switchover``; body {"why": "", "force": false}
 POST   /ACTION              carry it out: Outcome
 POST   /rejoin, /found      give that order
+GET    /why?at=SECONDS      the story of the last event, or of the one nearest to that moment
+POST   /alarm               send a test by every way: way to what went wrong
 POST   /pause, /resume      hold off automatic takeover, on every machine that answers, and let it happen again
 POST   /barrier             wait until everything done so far is in the log
 POST   /verify              compare with the primary: lines of JSON, progress, the report last
@@ -29,6 +31,7 @@ import msgspec
 from aiohttp import web
 
 from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.node.alarms import Alarms
 from holdfast.node.guard import Guard
 from holdfast.node.metrics import render_metrics
 from holdfast.node.node import Node
@@ -72,9 +75,10 @@ def _json(value: object, status: int = 200) -> web.Response:
 class Control:
     """Serves one node's orders."""
 
-    def __init__(self, node: Node, guard: Guard) -> None:
+    def __init__(self, node: Node, guard: Guard, alarms: Alarms) -> None:
         self._node = node
         self._guard = guard
+        self._alarms = alarms
         self._operations = guard.operations
         self._runners: list[web.AppRunner] = []
 
@@ -92,6 +96,8 @@ class Control:
         app.router.add_post("/found", self._found)
         app.router.add_post("/pause", self._pause)
         app.router.add_post("/resume", self._resume)
+        app.router.add_get("/why", self._why)
+        app.router.add_post("/alarm", self._alarm)
         app.router.add_post("/barrier", self._barrier)
         app.router.add_post("/verify", self._verify)
         app.router.add_post("/lags/forget", self._forget_lags)
@@ -166,6 +172,13 @@ class Control:
 
     async def _resume(self, request: web.Request) -> web.Response:
         return _json({"machines": await self._guard.resume()})
+
+    async def _why(self, request: web.Request) -> web.Response:
+        at = request.query.get("at", "")
+        return _json(await self._guard.why(float(at) if at else None))
+
+    async def _alarm(self, request: web.Request) -> web.Response:
+        return _json({"ways": await self._alarms.test()})
 
     async def _barrier(self, request: web.Request) -> web.Response:
         if self._node.primary is None:

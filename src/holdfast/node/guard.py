@@ -17,6 +17,8 @@ from msgspec import Struct
 
 from holdfast.errors import HoldfastError, Refused
 from holdfast.log.port import Fenced
+from holdfast.node.asks import Answers
+from holdfast.node.history import Event
 from holdfast.node.node import Decided, Node
 from holdfast.node.operations import Operations
 from holdfast.node.outlook import (
@@ -29,6 +31,7 @@ from holdfast.node.outlook import (
     vote,
 )
 from holdfast.node.roles import Role
+from holdfast.node.story import Story, lines_of, tell
 from holdfast.node.watchman import (
     MISSING_SECONDS,
     RENEW_SECONDS,
@@ -47,6 +50,8 @@ GAPS_KEPT: Final = 60
 RENEW_EVERY_SECONDS: Final = 0.25
 ANNOUNCE_EVERY_SECONDS: Final = 10.0
 """Neighbours that missed or forgot the last announcement, or heard another's, learn it again."""
+EVENTS_MAX: Final = 1000
+"""Of each machine, for a story: some weeks of a quiet site."""
 PROOF_SECONDS: Final = 10.0
 REST_SECONDS: Final = (1.0, 30.0)
 """After an attempt that failed; doubled each time."""
@@ -116,6 +121,8 @@ class Guard:
     async def start(self) -> None:
         """Raises nothing: what fails is tried again."""
         await self._node.world.bus.serve(self._prefix + self._node.world.settings.machine, self._asked)
+        if self._node.asks is not None:
+            self._node.asks.answer("history", self._history, changes=False)
         self._looking = asyncio.create_task(self._look_on())
 
     async def stop(self) -> None:
@@ -389,6 +396,28 @@ class Guard:
         found = await self._tell_all(Duty("resume"), [name for name in self.rules.others if name == primary])
         self._node.order_resume()
         return {**found, **await self._tell_all(Duty("resume"), [n for n in self.rules.others if n != primary])}
+
+    # -- the story -----------------------------------------------------------------------------------------------------
+
+    async def why(self, at: float | None) -> Story:
+        """The story of the last event, or of that nearest to *at*, by every machine that answers."""
+        node = self._node
+        lines = lines_of(self.rules.me, node.world.history.events(EVENTS_MAX))
+        missing = {}
+        for name in self.rules.standbys:
+            if name == self.rules.me:
+                continue
+            try:
+                if node.asks is None:
+                    raise HoldfastError("a relay has no key to ask with: ask on a machine that holds the mail")
+                reply = await node.asks.ask(name, "history", seconds=VOTE_SECONDS * 4)
+                lines += lines_of(name, msgspec.convert(reply["events"], list[Event]))
+            except (HoldfastError, msgspec.ValidationError) as error:
+                missing[name] = str(error)
+        return tell(lines, at, missing)
+
+    async def _history(self, request: Answers) -> Answers:
+        return {"events": msgspec.to_builtins(self._node.world.history.events(EVENTS_MAX))}
 
     async def _tell_all(self, duty: Duty, machines: list[str] | None = None) -> dict[str, str]:
         asked = list(self.rules.others) if machines is None else machines

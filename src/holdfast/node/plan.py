@@ -62,7 +62,7 @@ class Execution:
         self._monotonic = monotonic
         self._began = monotonic()
         self.steps: list[StepDone] = []
-        history.record(f"{plan.action} begins", plan.why, machine=plan.machine)
+        history.record(f"{plan.action} begins", plan.why, machine=plan.machine, primary=plan.facts.get("primary"))
 
     async def step(self, name: str, run: Awaitable[str | None]) -> None:
         """Await *run*; its words go to the record. Raises HoldfastError, recorded; so is what the system refuses."""

@@ -111,6 +111,23 @@ class FailoverSettings(_Table, frozen=True):
     """Which standby goes first when several have the same of the log; empty: in the order of ``machines``."""
 
 
+class AlarmSettings(_Table, frozen=True):
+    """``[alarms]``: who is told when something is wrong: one message for each cause, and one when it is over.
+
+    `holdfast alarm` sends a message to try them. docs/operations/alarms.md has the causes, and examples.
+    """
+
+    command: tuple[str, ...] = ()
+    """A program and its arguments: it gets the message as JSON on its standard input, and its words in
+    ``HOLDFAST_TEXT``."""
+    webhook: str = ""
+    """An ``https://`` or ``http://`` address: it gets the JSON by POST; its key ``text`` is what chat services show."""
+    after_seconds: float = 10.0
+    """A cause is told when it has lasted so long; that nobody is served, at once."""
+    over_seconds: float = 30.0
+    """It is over when it was not seen for so long: what comes and goes is one cause."""
+
+
 class Settings(_Table, frozen=True):
     """The whole file."""
 
@@ -126,6 +143,7 @@ class Settings(_Table, frozen=True):
     copy: CopySettings = field(default_factory=CopySettings)
     mail: MailSettings = field(default_factory=MailSettings)
     failover: FailoverSettings = field(default_factory=FailoverSettings)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     vaults: tuple[VaultSettings, ...] = ()
     state_directory: str = "/var/lib/holdfast"
@@ -228,6 +246,10 @@ def _checked(settings: Settings, source: str) -> Settings:
             raise wrong(f"service address {interface.ip} is a machine's own", "It must move between machines.")
     if not settings.log.embedded and not settings.log.servers:
         raise wrong("log.embedded = false needs log.servers", 'Write servers = ["tls://host:4222"].')
+    if settings.alarms.webhook and not settings.alarms.webhook.startswith(("https://", "http://")):
+        raise wrong(f"alarms.webhook = {settings.alarms.webhook!r} is no web address", "Write https://...")
+    if settings.alarms.command and not settings.alarms.command[0].startswith("/"):
+        raise wrong(f"alarms.command: {settings.alarms.command[0]!r} is no whole path", "Write it from / on.")
     if settings.failover.policy == "automatic" and len(names) < 3:
         raise wrong(
             'failover.policy = "automatic" with only two machines: when one no longer hears the other, neither can '

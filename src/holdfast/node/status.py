@@ -31,6 +31,9 @@ DISK_FREE_SHARE_MIN: Final = 0.1
 class Warned(Struct, frozen=True):
     what: str
     advice: str
+    key: str = ""
+    """The cause's name, the same while the words change: for alarms. ``own:``: this machine's own; else the site's.
+    Empty: for who looks at the status, and nothing to be called for."""
 
 
 class MachineView(Struct, frozen=True):
@@ -273,13 +276,14 @@ def _warnings(
 ) -> list[Warned]:
     warned = []
     if node.advice:
-        warned.append(Warned(f"this machine is {node.role}: {node.reason}", node.advice))
+        warned.append(Warned(f"this machine is {node.role}: {node.reason}", node.advice, "own:role"))
     if state is None:
         warned.append(
             Warned(
                 f"the log cannot be reached: {problem}",
                 ("Mail is served, and changes wait on this disk only. " if node.world.serving.on else "")
                 + "Two of the three machines must be up and reach each other.",
+                "own:log",
             )
         )
     beat = _beat(node, primary) if primary else None
@@ -290,17 +294,22 @@ def _warnings(
             Warned(
                 f"the log takes nothing for {waited:.0f} s{because}: what {primary} does meanwhile is on its disk only",
                 "Two of the three log servers must be up, have room, and reach each other; the rest happens by itself.",
+                "log takes nothing",
             )
         )
     for view in machines:
         warned += _machine_warnings(view, primary)
     standbys = [view for view in machines if view.configured == "mail" and view.name != primary]
     if standbys and not any(view.alive and view.role == Role.STANDBY for view in standbys):
-        warned.append(Warned("there is no standby now: the primary is the only copy", "See the machines above."))
+        warned.append(
+            Warned("there is no standby now: the primary is the only copy", "See the machines above.", "one copy")
+        )
     for name in sorted(node.world.owners.unknown):
         warned.append(
             Warned(
-                f"{name} owns protected files and does not exist here", f"Create it here as on {primary}, same name."
+                f"{name} owns protected files and does not exist here",
+                f"Create it here as on {primary}, same name.",
+                "own:owner",
             )
         )
     warned += _own_warnings(node)
@@ -316,11 +325,15 @@ def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
             if view.name == primary
             else f"Start {view.name}; until then one failure less is survived."
         )
-        return [Warned(f"{view.name} is silent for {view.silent_seconds:.0f} s", advice)]
+        return [Warned(f"{view.name} is silent for {view.silent_seconds:.0f} s", advice, f"silent {view.name}")]
     warned = [Warned(f"{view.name}: {text}", f"`holdfast status` on {view.name} says more.") for text in view.warnings]
     if view.lag_ms_p99 > LAG_MS_MAX:
         warned.append(
-            Warned(f"{view.name} is {view.lag_ms_p99:.0f} ms behind", "Is its disk or the network slow or full?")
+            Warned(
+                f"{view.name} is {view.lag_ms_p99:.0f} ms behind",
+                "Is its disk or the network slow or full?",
+                f"lag {view.name}",
+            )
         )
     if view.clock_ahead_seconds:
         words = "ahead of" if view.clock_ahead_seconds > 0 else "behind"
@@ -328,6 +341,7 @@ def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
             Warned(
                 f"the clock of {view.name} is {abs(view.clock_ahead_seconds):.0f} s {words} this machine's",
                 "Set the wrong one right (chrony, systemd-timesyncd): times of mail and of events depend on it.",
+                f"clock {view.name}",
             )
         )
     return warned
@@ -339,7 +353,7 @@ def _failover_warnings(node: Node) -> list[Warned]:
     if paused:
         warned.append(Warned(f"automatic takeover is paused: {paused}", "When the work is done: `holdfast resume`."))
     if node.guarded and node.decided.order == Order.ASK:
-        warned.append(Warned(f"no automatic takeover: {node.decided.reason}", node.decided.advice))
+        warned.append(Warned(f"no automatic takeover: {node.decided.reason}", node.decided.advice, "own:no takeover"))
     return warned
 
 
@@ -348,7 +362,11 @@ def _own_warnings(node: Node) -> list[Warned]:
     local, now = node.world.local.state, node.world.clocks.wall_seconds()
     if node.role is Role.PRIMARY and node.world.serving.released_by_hand:
         warned.append(
-            Warned("this machine is the primary and serves nobody: it was released", "Run `holdfast takeover` here.")
+            Warned(
+                "this machine is the primary and serves nobody: it was released",
+                "Run `holdfast takeover` here.",
+                "own:released",
+            )
         )
     if node.role is Role.STANDBY:
         if local.verified_differences > 0:
@@ -356,6 +374,7 @@ def _own_warnings(node: Node) -> list[Warned]:
                 Warned(
                     f"the last verify named {local.verified_differences} differences",
                     "Run `holdfast verify --heal`.",
+                    "own:differences",
                 )
             )
         elif now - local.verified_at > VERIFY_AGE_SECONDS_MAX:
@@ -364,9 +383,15 @@ def _own_warnings(node: Node) -> list[Warned]:
     if node.role is Role.STANDBY and node.software:
         count = len(node.software)
         more = f" (and {count - 1} more)" if count > 1 else ""
-        warned.append(Warned(f"software differs from the primary's: {node.software[0]}{more}", "Install the same."))
+        warned.append(
+            Warned(
+                f"software differs from the primary's: {node.software[0]}{more}", "Install the same.", "own:software"
+            )
+        )
     if node.standby is not None and node.standby.follow.blocked_because:
-        warned.append(Warned(node.standby.follow.blocked_because, "Free space: applying goes on by itself."))
+        warned.append(
+            Warned(node.standby.follow.blocked_because, "Free space: applying goes on by itself.", "own:blocked")
+        )
     if node.primary is not None:
         for trouble in node.primary.watcher.status().problems[:5]:
             where = f"{trouble.tree}/{trouble.path.decode('utf-8', 'backslashreplace')}"
@@ -377,9 +402,16 @@ def _own_warnings(node: Node) -> list[Warned]:
             Warned(
                 f"the disk of {node.world.settings.state_directory} is {100 - 100 * usage.free // usage.total} % full",
                 "Free space there: the log and the index live on it.",
+                "own:disk",
             )
         )
     certificate = node.world.certificate_warning()
     if certificate:
-        warned.append(Warned(certificate, "Issue a new one: `holdfast trust renew` on the machine with the authority."))
+        warned.append(
+            Warned(
+                certificate,
+                "Issue a new one: `holdfast trust renew` on the machine with the authority.",
+                "own:certificate",
+            )
+        )
     return warned

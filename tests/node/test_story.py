@@ -1,0 +1,74 @@
+"""`holdfast why`: the cause of an event, from what the machines wrote down."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast.node.story import NOTHING, Line, tell
+
+WHY = "main is not heard for 2.0 s here, nor by relay"
+TAKEOVER = [
+    Line(98.0, "backup", "decided: take over", "main: ...", {"silent": {"main": 2.0}}),
+    Line(100.0, "backup", "takeover begins", WHY, {"machine": "backup", "primary": "main"}),
+    Line(100.6, "backup", "takeover: serve", "", {"seconds": 0.5}),
+    Line(100.8, "backup", "takeover done", "", {"seconds": 0.8}),
+]
+
+
+def started(at: float, up: float) -> Line:
+    return Line(at, "main", "agent started", "version 1", {"machine_up_seconds": up})
+
+
+@pytest.mark.parametrize(
+    ("own", "cause"),
+    [
+        ([started(10.0, 5.0)], "has not said anything since"),
+        ([started(10.0, 5.0), started(130.0, 3.0)], "The machine main died"),
+        ([started(10.0, 5.0), started(103.0, 98.0)], "The agent on main died alone"),
+        ([Line(97.0, "main", "agent stopped", "asked to"), started(160.0, 9e9)], "stopped in order"),
+        ([Line(107.0, "main", "this machine did not run for a while", "")], "frozen, suspended or starved"),
+        ([Line(99.5, "main", "stops serving", "the one cut off")], "was cut off from the others"),
+    ],
+)
+def test_the_cause_of_a_takeover_is_named_by_what_the_old_primary_says(own: list[Line], cause: str) -> None:
+    story = tell([*TAKEOVER, *own], None, {})
+    assert cause in story.cause
+    assert story.headline == f"backup became the primary by a takeover that took 0.8 s: {WHY}"
+    assert [line.at for line in story.lines] == sorted(line.at for line in story.lines)
+
+
+def test_a_machine_that_cannot_be_asked_is_said_to_be_gone() -> None:
+    assert "cannot be asked (no answer)" in tell(TAKEOVER, None, {"main": "no answer"}).cause
+
+
+def test_an_order_by_a_person_is_one() -> None:
+    ordered = [Line(100.0, "backup", "takeover begins", "main smells of smoke", {"primary": "main"})]
+    assert tell([*ordered, started(130.0, 3.0)], None, {}).cause.startswith("A person ordered it: main smells of smoke")
+    planned = [Line(100.0, "backup", "switchover begins", "kernel update", {"primary": "main"})]
+    assert tell(planned, None, {}).cause == "A person ordered it: kernel update"
+
+
+def test_a_primary_that_stopped_by_itself_says_whether_it_was_cut_off_or_stood_still() -> None:
+    assert (
+        "cut off" in tell([Line(5.0, "main", "stops serving", "...", {"looked_after_seconds": 0.06})], None, {}).cause
+    )
+    assert (
+        "stood still for 3.0 s"
+        in tell([Line(5.0, "main", "stops serving", "...", {"looked_after_seconds": 3.0})], None, {}).cause
+    )
+
+
+def test_a_stop_that_led_to_a_takeover_is_told_with_it_and_an_order_just_before_is_not() -> None:
+    before = Line(93.0, "main", "switchover begins", "home", {"primary": "backup"})
+    stop = Line(99.5, "main", "stops serving", "the one cut off")
+    for at in (None, 99.4):
+        story = tell([before, stop, *TAKEOVER], at, {})
+        assert story.at == 100.0
+        assert "was cut off from the others" in story.cause
+
+
+def test_an_earlier_event_is_found_by_its_time_and_nothing_by_none() -> None:
+    later = [Line(9000.0, "main", "switchover begins", "home", {"primary": "backup"})]
+    assert tell([*TAKEOVER, *later], 150.0, {}).at == 100.0
+    assert tell([*TAKEOVER, *later], None, {}).at == 9000.0
+    assert tell([started(1.0, 1.0)], None, {}).headline == NOTHING
