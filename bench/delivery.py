@@ -144,8 +144,9 @@ def _init_pid(machine: Machine) -> int:
 class Bench:
     """The three systems, up."""
 
-    def __init__(self, name: str, wanted: Sequence[str], more: str) -> None:
+    def __init__(self, name: str, wanted: Sequence[str], more: str, accounts: int) -> None:
         self._names = (f"{name}-peers", name)
+        self._accounts = accounts
         self._wanted = wanted
         self._more = more
         self.systems: dict[str, System] = {}
@@ -158,7 +159,7 @@ class Bench:
         peers = {"bare": ("bare",), "dsync": ("first", "second"), "holdfast": ()}
         roles = [f"{name}:client" for system in self._wanted for name in peers[system]]
         if roles:
-            lab = _lab(self._names[0], roles)
+            lab = _lab(self._names[0], roles, self._accounts)
             for machine in lab.machines():
                 mailhost.configure(machine, mail)
             if "bare" in self._wanted:
@@ -169,7 +170,7 @@ class Bench:
                 mailhost.replicator(first, second)
                 self._add("dsync", first, second, [first, second])
         if "holdfast" in self._wanted:
-            lab = _lab(self._names[1], ["main:primary", "backup:standby", "relay:relay"])
+            lab = _lab(self._names[1], ["main:primary", "backup:standby", "relay:relay"], self._accounts)
             self.site = ProtectedLab(lab)
             self.site.protect(mail, more_configuration=self._more)
             self.site.wait_settled()
@@ -185,7 +186,7 @@ class Bench:
             Lab.down(name)
 
     def _prime(self, system: System) -> None:
-        load = ["--messages", str(ACCOUNTS), "--connections", "2"]
+        load = ["--messages", str(self._accounts), "--connections", "2"]
         self._generate(system, load)
         deadline = time.monotonic() + DRAIN_SECONDS_MAX
         while not all(folder.is_dir() for folder in system.mailboxes()):
@@ -283,11 +284,11 @@ def _since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
     return {name: seconds - before.get(name, 0.0) for name, seconds in now.items()}
 
 
-def _lab(name: str, machines: list[str]) -> Lab:
+def _lab(name: str, machines: list[str], accounts: int) -> Lab:
     Lab.down(name)
     specs = tuple(MachineSpec.parse(text) for text in machines)
     disks = str(store.DISKS_ON_DISK)  # not in memory: a delivery waits for its sync
-    return Lab.up(LabSpec(name=name, machines=specs, accounts=ACCOUNTS, seed=name, disk_bytes=DISK_BYTES, disks=disks))
+    return Lab.up(LabSpec(name=name, machines=specs, accounts=accounts, seed=name, disk_bytes=DISK_BYTES, disks=disks))
 
 
 def _note_lags(run: Run, arrivals: Arrivals, acknowledged: Path, warm_seconds: float) -> None:
@@ -478,6 +479,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=6, help="of a load, while other machines take the processors")
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
     parser.add_argument("--system", action="append", choices=SYSTEMS)
+    parser.add_argument("--accounts", type=int, default=ACCOUNTS, help="that the mail goes to, in turn")
     parser.add_argument("--lab", default="bench")
     parser.add_argument("--keep", action="store_true", help="leave the labs up")
     parser.add_argument("--more", default="", help="lines for Holdfast's configuration")
@@ -486,7 +488,7 @@ def main() -> int:
     chosen = wanted.case or (["4k-8"] if wanted.quick else [case.name for case in CASES])
     cases = [case for case in CASES if case.name in chosen]
     console = Console()
-    bench = Bench(wanted.lab, systems, wanted.more)
+    bench = Bench(wanted.lab, systems, wanted.more, wanted.accounts)
     began = time.monotonic()
     runs: dict[str, list[Run]] = {}
     with _labs(bench, keep=wanted.keep):
@@ -500,6 +502,7 @@ def main() -> int:
                 others = f"others {run.other_cpu_share:.0%}  stolen {run.stolen_share:.0%}, try {run.tries}"
                 console.print(f"{case.name:8} {name:9} {run.rate:6.0f}/s  {others}")
     made = report(runs, systems) | {"idle_cpu": round(idle, 3), "seconds": round(time.monotonic() - began)}
+    made["accounts"] = wanted.accounts
     kept = verdicts(made)
     made["kept"] = all(verdict.kept for verdict in kept)
     OUT.parent.mkdir(parents=True, exist_ok=True)
