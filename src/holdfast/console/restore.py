@@ -34,7 +34,7 @@ class _Plan(NamedTuple):
     files: int
     bytes: int
     counted: bool
-    """False: *files* and *bytes* are those of the snapshot the instant goes on from."""
+    """False: *files* and *bytes* are those of the snapshot the instant goes on from, or nobody asked."""
     gaps: tuple[str, ...]
     """What the snapshot lacks of what is wanted."""
     lacks: tuple[str, ...]
@@ -115,7 +115,7 @@ def restore(
         opened(choice, limit=limit, watch=progress.transfer) as vault_at,
         instant_at(vault_at.vault, at) as instant,
     ):
-        plan = _planned(instant, path, tree, target or Path())
+        plan = _planned(instant, path, tree, target or Path(), count=dry_run or progress.shown)
         if dry_run:
             _show_plan(plan, target, as_json)
             sys.exit(int(_status(plan, None)))
@@ -126,7 +126,8 @@ def restore(
     sys.exit(int(_status(plan, restored)))
 
 
-def _planned(instant: Instant, path: str, tree: str, target: Path) -> _Plan:
+def _planned(instant: Instant, path: str, tree: str, target: Path, *, count: bool) -> _Plan:
+    """*count*: walk what is wanted for its size; somebody will see it."""
     from holdfast.changes.exchange import EntryKind
     from holdfast.console.vault_paths import path_in
     from holdfast.mail.vault_inventory import completeness
@@ -140,11 +141,11 @@ def _planned(instant: Instant, path: str, tree: str, target: Path) -> _Plan:
         return _Plan(instant, None, target, counts.files, counts.bytes, counted, _gaps(snapshot, None), lacks)
     wanted = path_in(snapshot, path, tree)
     entry = lookup(wanted.tree, wanted.path, vault.content)
-    below = walk(entry.content, vault.content) if entry.kind is EntryKind.DIRECTORY else iter(())
+    below = walk(entry.content, vault.content) if count and entry.kind is EntryKind.DIRECTORY else iter(())
     found = [one.entry.size for one in below if one.entry.kind is EntryKind.FILE]
     if entry.kind is EntryKind.FILE:
         found = [entry.size]
-    return _Plan(instant, wanted, target, len(found), sum(found), True, _gaps(snapshot, wanted), ())
+    return _Plan(instant, wanted, target, len(found), sum(found), count, _gaps(snapshot, wanted), ())
 
 
 def _gaps(snapshot: Snapshot, wanted: PathIn | None) -> tuple[str, ...]:
@@ -256,7 +257,8 @@ def _report(plan: _Plan, restored: Restored, seconds: float, as_json: bool) -> N
         failures = [{"path": path_text(one.path), "reason": one.reason} for one in restored.failures]
         done = {"restored_files": restored.files, "restored_bytes": restored.bytes, "seconds": round(seconds, 3)}
         end = {"failures": failures, "failures_total": restored.failures_total}
-        emit({"dry_run": False, **_facts(plan), "to": str(plan.target), **done, **end})
+        facts = {**_facts(plan), "files": restored.files, "bytes": restored.bytes, "counted": True}
+        emit({"dry_run": False, **facts, "to": str(plan.target), **done, **end})
         return
     files, size = counted(restored.files, "file"), bytes_text(restored.bytes)
     click.echo(f"restored {_what(plan)}: {files}, {size} into {plan.target} ({duration_text(seconds)})")
