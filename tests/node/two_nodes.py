@@ -35,6 +35,7 @@ from holdfast.node.status import SiteStatus, site_status
 from holdfast.node.world import Clocks, World
 from holdfast.trees.spec import TreeSpec
 from holdfast.trees.stat import Owners
+from holdfast.vault.settings import VaultSettings
 
 SCENARIO_SECONDS_MAX = 180.0
 """Far above what any takes: a scenario that hangs is a failure with a name, not a run that never ends."""
@@ -85,6 +86,13 @@ class ElsewherePeer(Peer):
         )
 
 
+class ElsewhereNode(Node):
+    """Does not compare where the trees stand with the primary: it is elsewhere, and that is not another set."""
+
+    def _look_at_trees(self) -> None:
+        pass
+
+
 class Machine:
     """A node with its disk; :meth:`start` and :meth:`stop` are the agent's."""
 
@@ -112,6 +120,7 @@ class Machine:
             copy=CopySettings(batch_milliseconds=1.0, durable_seconds=0.2, scrub_hours=0),
             mail=mail,
             state_directory=str(base / "state"),
+            vaults=site.vaults,
         )
         spec = TreeSpec("store", str(self.tree))
 
@@ -132,7 +141,7 @@ class Machine:
             certificate_warning=lambda: None,
             version="test",
         )
-        node = Node(world)
+        node = ElsewhereNode(world)
         node.peer = ElsewherePeer(world, node, base / "trees")
         return node
 
@@ -186,8 +195,11 @@ class Machine:
 class TwoNodes:
     """``main``, which starts the log, and ``backup``."""
 
-    def __init__(self, base: Path, log_settings: LogSettings | None = None) -> None:
+    def __init__(
+        self, base: Path, log_settings: LogSettings | None = None, vaults: tuple[VaultSettings, ...] = ()
+    ) -> None:
         self.log_settings = log_settings or LogSettings()
+        self.vaults = vaults
         self.store = MemoryLogStore()
         self.network = MemoryBusNetwork()
         self.key = SegmentKey.generate()
@@ -241,11 +253,16 @@ async def wait_until(fact: Callable[[], bool], said: Callable[[], str], seconds_
         await asyncio.sleep(0.01)
 
 
-def run(base: Path, scenario: Callable[[TwoNodes], Awaitable[None]], log_settings: LogSettings | None = None) -> None:
+def run(
+    base: Path,
+    scenario: Callable[[TwoNodes], Awaitable[None]],
+    log_settings: LogSettings | None = None,
+    vaults: tuple[VaultSettings, ...] = (),
+) -> None:
     """Run *scenario* with both nodes up, and stop them whatever happens."""
 
     async def whole() -> None:
-        nodes = TwoNodes(base, log_settings)
+        nodes = TwoNodes(base, log_settings, vaults)
         try:
             await nodes.up()
             await scenario(nodes)

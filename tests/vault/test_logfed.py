@@ -57,12 +57,13 @@ class Standby:
             self.applier.apply(record.frame, record.chain)
         self.applier.make_durable()
 
-    def reach(self, position: Position) -> None:
+    def reach(self, position: Position) -> int:
         for record in self.history.records[self.told : position.sequence]:
             for change in record.frame.changes:
                 self.touched.add(change)
         self.told = position.sequence
         self.before_reading()
+        return START_NS + position.sequence * SECOND
 
     def read_index(self) -> IndexReader:
         self.follow()

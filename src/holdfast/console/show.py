@@ -91,6 +91,15 @@ def _aside(kept: Json) -> str:
     return ", ".join(said)
 
 
+def _vault(vault: Json) -> str:
+    if not vault["fed_by"]:
+        return f"vault     {vault['name']}: fed by nobody that is heard"
+    age, snapshot = vault["age_seconds"], vault["snapshot_age_seconds"]
+    behind = "holds nothing of this log yet" if age < 0 else f"holds all but the last {_ago(age)}"
+    said = "no snapshot" if snapshot < 0 else f"last snapshot {_ago(snapshot)} ago"
+    return f"vault     {vault['name']}: {behind}, {said}, fed by {vault['fed_by']}"
+
+
 def _status_lines(facts: Json) -> Iterable[Any]:
     log = facts["log"]
     addresses = ", ".join(facts["service_addresses"]) or "none"
@@ -117,6 +126,8 @@ def _status_lines(facts: Json) -> Iterable[Any]:
         found = facts["verified_differences"]
         result = "no differences" if found == 0 else f"{found} differences"
         yield f"verified  {_ago(time.time() - facts['verified_at'])} ago: {result}"
+    for vault in facts["vaults"]:
+        yield _vault(vault)
     if kept := _aside(facts["kept_aside"]):
         yield f"aside     {kept}"
     yield ""

@@ -29,6 +29,25 @@ CLOCK_JUMP_SECONDS: Final = 1.0
 """Clocks further apart than this are set wrong; less is what beats that wait for a busy machine look like."""
 
 
+class VaultBeat(Struct, omit_defaults=True):
+    """One vault, as the machine that feeds it sees it. Times are seconds since 1970; 0: none yet."""
+
+    name: str
+    feeding: bool = False
+    incarnation: str = ""
+    archived: int = 0
+    """The vault has the log up to this record."""
+    safe_at: float = 0.0
+    """What happened up to this moment is in the vault."""
+    snapshot_at: float = 0.0
+    gaps: int = 0
+    """Of the last snapshot: what it should hold and does not."""
+    gap: str = ""
+    """What the vault will never have, since this agent started; empty when there is nothing."""
+    problem: str = ""
+    """Why it is not fed at the moment."""
+
+
 class Beat(Struct, omit_defaults=True):
     """A machine's state in brief. Positions are sequences in ``incarnation``."""
 
@@ -59,6 +78,8 @@ class Beat(Struct, omit_defaults=True):
     """Why nobody may take over without a person here (`holdfast pause`); empty when it is not so."""
     said: Said = Said()
     """Whom this machine hears."""
+    vaults: list[VaultBeat] = []
+    """Those this machine feeds."""
     trees: str = ""
     """The primary's set of trees (local.trees_digest): a standby with another set must be seeded again."""
     at: float = 0.0
@@ -103,6 +124,10 @@ class Beats:
     def all(self) -> dict[str, Beat]:
         """The last of each machine, however long ago."""
         return {machine: beat for machine, (_, beat) in self._heard.items()}
+
+    def own(self) -> Beat:
+        """What this machine says now."""
+        return self._say()
 
     def last(self, machine: str) -> Beat | None:
         """What was last heard of *machine*, however long ago."""

@@ -68,10 +68,21 @@ class LogKeeper:
             await self._log.trim(through)
 
     def _readers(self) -> list[Reader]:
-        """The standbys as last heard. One never heard is seeded when it comes."""
+        """The standbys as last heard, and the vaults. A standby never heard is seeded when it comes."""
         readers = []
         for machine in self._world.settings.mail_machines:
             beat, silent = self._beats.last(machine.name), self._beats.silent_seconds(machine.name)
             if beat is not None and silent is not None and beat.incarnation == self._log.incarnation:
                 readers.append(Reader(MachineName(machine.name), Sequence(beat.durable), silent))
+        own = self._beats.own()
+        heard = [(own, 0.0)] + [
+            (beat, silent)
+            for machine in self._world.settings.mail_machines
+            if (beat := self._beats.last(machine.name))
+            and (silent := self._beats.silent_seconds(machine.name)) is not None
+        ]
+        for beat, silent in heard:
+            for vault in beat.vaults:
+                if vault.incarnation == self._log.incarnation and vault.archived:
+                    readers.append(Reader(MachineName(f"vault {vault.name}"), Sequence(vault.archived), silent))
         return readers

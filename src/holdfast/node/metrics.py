@@ -34,5 +34,17 @@ def render_metrics(status: SiteStatus) -> bytes:
         gauge("machine_alive", "1 when the machine was heard in the last 2 s", view.alive, machine=view.name)
         gauge("machine_behind_records", "Records not applied; -1 none to apply", view.behind_records, machine=view.name)
         gauge("machine_lag_p99_milliseconds", "Captured to applied, -1 unknown", view.lag_ms_p99, machine=view.name)
+    for vault in status.vaults:
+        gauge(
+            "vault_age_seconds",
+            "What was done in so long is not in the vault; -1 unknown",
+            vault.age_seconds,
+            vault=vault.name,
+        )
+        gauge("vault_archived_sequence", "The last record of the log the vault has", vault.archived, vault=vault.name)
+        snapshot = "Age of the vault's newest snapshot; -1 unknown"
+        gauge("vault_snapshot_age_seconds", snapshot, vault.snapshot_age_seconds, vault=vault.name)
+        gauge("vault_snapshot_gaps", "What the newest snapshot should hold and does not", vault.gaps, vault=vault.name)
+        gauge("vault_problem", "1 when the vault is not fed", bool(vault.problem) or not vault.fed_by, vault=vault.name)
     gauge("role", "1 for the role this machine has", 1, role=status.role)
     return generate_latest(registry)

@@ -25,6 +25,7 @@ from holdfast.changes.names import Epoch, MachineName
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced, Log, LogDamaged, LogState
 from holdfast.mail.packages import Severity
+from holdfast.node.archiver import Archiver
 from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
 from holdfast.node.hearing import Hearing
@@ -108,6 +109,7 @@ class Node:
             None if world.key is None else Asks(world.bus, settings.segment_name, settings.machine_name, world.key)
         )
         self.peer = None if world.key is None else Peer(world, self)
+        self.archiver = None if world.key is None else Archiver(world, self)
         self._index: Index | None = None
         self._again = asyncio.Event()
         self._stopping = False
@@ -127,6 +129,8 @@ class Node:
             self.peer.register(self.asks)
             await self.asks.serve()
             await self.peer.serve()
+        if self.archiver is not None:
+            self.archiver.start()
         tending = asyncio.create_task(self._tend())
         try:
             while not self._stopping:
@@ -145,6 +149,8 @@ class Node:
     async def stop(self) -> None:
         """The agent ends in order: what was seen is in the log. The services go on; the supervisor decides of them."""
         self._stopping = True
+        if self.archiver is not None:
+            await self.archiver.stop()
         if self.seeding is not None:
             await self.seeding.cancel()
         async with self.busy:
@@ -688,6 +694,7 @@ class Node:
             serving=self.world.serving.on and not self.held,
             paused=self.world.local.state.paused,
             at=self.world.clocks.wall_seconds(),
+            vaults=[] if self.archiver is None else self.archiver.beats(),
         )
         if self.primary is not None and self.primary.capture is not None:
             status = self.primary.capture.status()

@@ -18,6 +18,7 @@ from holdfast.node.beats import Beat
 from holdfast.node.kept import KeptAside, kept_aside
 from holdfast.node.node import Node
 from holdfast.node.roles import Role
+from holdfast.node.vaults import VaultView, vault_views, vault_warnings
 from holdfast.node.watchman import SERVE_SECONDS, Order
 
 VERIFY_AGE_SECONDS_MAX: Final = 7 * 86400.0
@@ -108,6 +109,7 @@ class SiteStatus(Struct, frozen=True):
     verified_at: float
     verified_differences: int
     kept_aside: KeptAside
+    vaults: tuple[VaultView, ...]
     warnings: tuple[Warned, ...]
 
 
@@ -159,6 +161,7 @@ async def site_status(node: Node) -> SiteStatus:
         verified_at=local.verified_at,
         verified_differences=local.verified_differences,
         kept_aside=kept_aside(settings.state),
+        vaults=_vaults(node, beats),
         warnings=tuple(_warnings(node, machines, state, problem, primary)),
     )
 
@@ -205,6 +208,13 @@ async def _log_state(node: Node) -> tuple[LogState | None, str]:
         return await node.log.state(), ""
     except HoldfastError as error:
         return None, error.message
+
+
+def _vaults(node: Node, beats: dict[str, Beat | None]) -> tuple[VaultView, ...]:
+    alive = {
+        name: beat for name, beat in beats.items() if node.beats.alive(name) or name == node.world.settings.machine
+    }
+    return vault_views(node.world.settings, alive, node.world.clocks.wall_seconds())
 
 
 def _beat(node: Node, name: str) -> Beat | None:
@@ -312,6 +322,8 @@ def _warnings(
                 "own:owner",
             )
         )
+    beats = {m.name: _beat(node, m.name) for m in node.world.settings.machines}
+    warned += [Warned(*warning) for warning in vault_warnings(_vaults(node, beats))]
     warned += _own_warnings(node)
     return warned
 

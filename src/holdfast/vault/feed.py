@@ -61,6 +61,7 @@ class Feed:
         self._archiving = Archiving()
         self._chain: Chain | None = None
         self._oldest_seconds = 0.0
+        self._captured_at_ns = 0
         self.touched = Touched(self._known.has, everything=True)
         self.place = self._find_place()
 
@@ -100,6 +101,15 @@ class Feed:
         if look_back is not None and chain.sequence == min(look_back, self.archived):
             self.touched.clear()
 
+    def close(self) -> None:
+        """Vault and backend."""
+        self._vault.close()
+        self._vault.backend.close()
+
+    @property
+    def incarnation(self) -> Incarnation:
+        return self._incarnation
+
     @property
     def archived(self) -> int:
         return self.place.archived or 0
@@ -123,6 +133,7 @@ class Feed:
         assert self._chain is not None, "begin comes first"
         frame = open_frame(payload, self._key)
         self._chain = follow_chain(self._chain, payload, frame.header)
+        self._captured_at_ns = frame.header.captured_at_ns
         for change in frame.changes:
             self.touched.add(change)
         if frame.header.sequence <= self.archived:
@@ -160,7 +171,7 @@ class Feed:
             return reader
 
         self.touched.touch_everything()
-        result = self._snapshot(Source(trees, read, lambda position: None, self.touched))
+        result = self._snapshot(Source(trees, read, lambda position: 0, self.touched))
         self._chain = seen[-1]
         self._archiving = Archiving()
         self.place = self.place._replace(archived=result.snapshot.sequence, archived_at_ns=result.snapshot.taken_at_ns)
@@ -172,11 +183,12 @@ class Feed:
         """A snapshot at the index's position. *read_records*: returns when the records up to that one were given to
         :meth:`take`. Raises as ``snapshot_from_log``, what a put raises, what *read_records* raises."""
 
-        def reach(position: Position) -> None:
+        def reach(position: Position) -> int:
             if position.incarnation != self._incarnation:
                 raise HoldfastError("the log was replaced while a snapshot was made", retry=True)
             read_records(position.sequence)
             self.flush()
+            return self._captured_at_ns
 
         return self._snapshot(Source(trees, read_index, reach, self.touched))
 

@@ -55,12 +55,12 @@ class Source(NamedTuple):
 
     *read_index*: gives a reader of the tree index at a whole instant; everything a file may hold by now that the log
     does not have yet must be in the log by the next call. *reach*: returns when ``touched`` knows every record up to
-    that position.
+    that position, with the time it was captured at (0: not known): by this clock a snapshot is never earlier.
     """
 
     trees: Sequence[Tree]
     read_index: Callable[[], IndexReader]
-    reach: Callable[[Position], None]
+    reach: Callable[[Position], int]
     touched: Touched
 
 
@@ -122,7 +122,7 @@ class _Backup:
             reader = self._source.read_index()
             try:
                 position = reader.position
-                self._source.reach(position)
+                taken_at_ns = max(taken_at_ns, self._source.reach(position))
                 unsettled = [wanted for wanted in self._missing(reader) if not self._read(wanted)]
                 if not unsettled or number == ROUNDS_MAX - 1:
                     return self._snapshot(reader, machine, taken_at_ns, unsettled)

@@ -1,0 +1,226 @@
+"""The archiver on whole nodes: who feeds, what can be restored afterwards, and that a vault's trouble stays its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+
+from holdfast.changes.names import Position
+from holdfast.node.archiver import VaultFeeder
+from holdfast.node.metrics import render_metrics
+from holdfast.node.roles import Role
+from holdfast.node.vaults import VaultView
+from holdfast.vault.backends.folder import FolderBackend
+from holdfast.vault.instant import Archive, InstantUnknown, open_instant
+from holdfast.vault.repository import Vault, init_vault, open_vault
+from holdfast.vault.restore import restore_snapshot
+from holdfast.vault.settings import VaultSettings
+from tests.node.two_nodes import DEADLINE_SECONDS, Machine, TwoNodes, run, wait_until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="watching and owners need root")
+IDENTITY = str(pyrage.x25519.Identity.generate())
+RECIPIENT = str(pyrage.x25519.Identity.from_str(IDENTITY).to_public())
+
+
+def make_vault(base: Path, name: str = "near", **options: Any) -> VaultSettings:
+    key = init_vault(FolderBackend(base / name, create=True), (RECIPIENT,))
+    (base / f"{name}.key").write_bytes(key.to_bytes())
+    facts = {"archive_seconds": 0.1, "objective_seconds": 5.0, **options}
+    return VaultSettings(name=name, location=str(base / name), key=str(base / f"{name}.key"), **facts)
+
+
+def reader(settings: VaultSettings) -> Vault:
+    return open_vault(FolderBackend(Path(settings.location)), identities=(IDENTITY,))
+
+
+async def said(machine: Machine, number: int = 0) -> VaultView:
+    return (await machine.status()).vaults[number]
+
+
+class Recorder:
+    """What stood in the primary's tree at positions of the log."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.states: dict[Position, dict[str, bytes]] = {}
+
+    async def note(self) -> Position:
+        """Nothing else may write meanwhile."""
+        contents = self.machine.contents()
+        assert self.machine.node.primary is not None
+        position = Position(*await self.machine.node.primary.barrier(DEADLINE_SECONDS))
+        self.states[position] = contents
+        return position
+
+    async def archived(self, nodes: TwoNodes) -> None:
+        """The vault has the last position noted."""
+        last = list(self.states)[-1]
+
+        def fed() -> int:
+            """By the vault that has least."""
+            feeders = zip(feeders_of(nodes.main), feeders_of(nodes.backup), strict=True)
+            return min(max(feeder.beat.archived for feeder in pair) for pair in feeders)
+
+        await wait_until(lambda: fed() >= last.sequence, lambda: f"{fed()} of {last.sequence}")
+
+    def check(self, settings: VaultSettings, folder: Path) -> None:
+        """Every state noted comes out of the vault."""
+        with reader(settings) as vault:
+            archive = Archive(vault)
+            for position, contents in self.states.items():
+                with open_instant(vault, archive.at_position(position)) as instant:
+                    target = folder / str(position.sequence)
+                    assert restore_snapshot(instant.vault, instant.snapshot, target).failures == []
+                found = {
+                    str(path.relative_to(target / "store")): path.read_bytes()
+                    for path in target.rglob("*")
+                    if path.is_file()
+                }
+                assert found == contents, position
+
+
+def feeders_of(machine: Machine) -> list[VaultFeeder]:
+    archiver = machine.node.archiver
+    assert archiver is not None
+    return archiver.feeders
+
+
+def test_the_standby_feeds_two_vaults_and_any_state_comes_back(tmp_path: Path) -> None:
+    near, far = make_vault(tmp_path), make_vault(tmp_path, "far", snapshot_minutes=0.002)
+
+    async def scenario(nodes: TwoNodes) -> None:
+        recorder = Recorder(nodes.main)
+        for number in range(12):
+            nodes.main.write(f"user{number % 3}/cur/{number}", f"message {number}\n" * number)
+            if number % 4 == 3:
+                os.rename(nodes.main.tree / "user0", nodes.main.tree / f"moved{number}")
+                (nodes.main.tree / f"moved{number}" / "log").write_text("grows\n" * number)
+            await recorder.note()
+            await recorder.archived(nodes)
+        for number, settings in enumerate((near, far)):
+            view = await said(nodes.main, number)
+            assert (view.name, view.fed_by, view.problem, view.gap) == (settings.name, "backup", "", "")
+        recorder.states.pop(next(iter(recorder.states)))  # the first may be older than the first snapshot
+        assert b'holdfast_vault_age_seconds{vault="near"}' in render_metrics(await nodes.main.status())
+        assert "vault" not in await nodes.main.warnings()
+        recorder.check(near, tmp_path / "from near")
+        recorder.check(far, tmp_path / "from far")
+        with reader(far) as vault:
+            assert len(vault.snapshots()) > 1
+
+    run(tmp_path, scenario, vaults=(near, far))
+
+
+def test_after_a_takeover_the_other_machine_goes_on(tmp_path: Path) -> None:
+    near = make_vault(tmp_path)
+
+    async def scenario(nodes: TwoNodes) -> None:
+        first = Recorder(nodes.main)
+        nodes.main.write("before")
+        await nodes.settle()
+        await wait_until(lambda: feeders_of(nodes.backup)[0].beat.archived > 0, lambda: "no first snapshot")
+        nodes.main.write("a", "1")
+        await first.note()
+        await first.archived(nodes)
+        outcome = await nodes.backup.operations.switchover("test")
+        assert outcome.done, outcome
+        await nodes.main.wait_role(Role.STANDBY)
+        second = Recorder(nodes.backup)
+        nodes.backup.write("b", "2")
+        await second.note()
+        await second.archived(nodes)
+        await wait_until(lambda: feeders_of(nodes.main)[0].beat.feeding, lambda: "main does not feed")
+        assert (await said(nodes.main)).fed_by == "main"
+        second.states = {**first.states, **second.states}
+        second.check(near, tmp_path / "restored")
+        with reader(near) as vault:
+            assert len(Archive(vault).spans()) == 1, "no gap"
+
+    run(tmp_path, scenario, vaults=(near,))
+
+
+def test_a_vault_that_is_away_is_said_and_disturbs_nobody(tmp_path: Path) -> None:
+    near, far = make_vault(tmp_path), make_vault(tmp_path, "far")
+
+    async def scenario(nodes: TwoNodes) -> None:
+        recorder = Recorder(nodes.main)
+        nodes.main.write("a", "1")
+        await nodes.settle()
+        feeders = feeders_of(nodes.backup)
+        assert len(feeders) == 2
+        await wait_until(lambda: all(feeder.beat.archived for feeder in feeders), lambda: "not begun")
+        os.rename(tmp_path / "near", tmp_path / "unplugged")
+        nodes.main.write("b", "2")
+        at = await recorder.note()
+        await wait_until(lambda: feeders[1].beat.archived >= at.sequence, lambda: "far waits for near")
+        await wait_until(lambda: bool(feeders[0].beat.problem), lambda: "no problem was noticed")
+        assert feeders[1].beat.problem == ""
+        assert "vault near is not fed" in await nodes.backup.warnings()
+        assert nodes.store.state().first == 1, "the log waits for it"
+        recorder.check(far, tmp_path / "from far")
+        os.rename(tmp_path / "unplugged", tmp_path / "near")
+        await wait_until(lambda: not feeders[0].beat.problem, lambda: feeders[0].beat.problem)
+        await wait_until(
+            lambda: feeders[0].beat.archived >= list(recorder.states)[-1].sequence, lambda: "not caught up"
+        )
+        recorder.check(near, tmp_path / "from near")
+        assert any("is fed again" in event for event in nodes.backup.events())
+
+    run(tmp_path, scenario, vaults=(near, far))
+
+
+def test_records_trimmed_before_a_vault_had_them_are_named_and_feeding_goes_on(tmp_path: Path) -> None:
+    near = make_vault(tmp_path)
+
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("a", "1")
+        await nodes.settle()
+        (feeder,) = feeders_of(nodes.backup)
+        await wait_until(lambda: bool(feeder.beat.archived), lambda: "not begun")
+        os.rename(tmp_path / "near", tmp_path / "unplugged")
+        lost, kept = Recorder(nodes.main), Recorder(nodes.main)
+        nodes.main.write("b", "2")
+        await wait_until(lambda: bool(feeder.beat.problem), lambda: "no problem was noticed")
+        missing = await lost.note()
+        nodes.main.write("c", "3")
+        await nodes.settle()
+        nodes.store.trim(nodes.store.state().last)
+        nodes.main.write("d", "4")
+        await kept.note()
+        os.rename(tmp_path / "unplugged", tmp_path / "near")
+        await kept.archived(nodes)
+        nodes.main.write("e", "5")
+        await kept.note()
+        await kept.archived(nodes)
+        kept.check(near, tmp_path / "restored")
+        with reader(near) as vault, pytest.raises(InstantUnknown):
+            Archive(vault).at_position(missing)
+        assert "vault near has a gap" in await nodes.backup.warnings()
+        assert any("vault near has a gap" in event for event in nodes.backup.events())
+
+    run(tmp_path, scenario, vaults=(near,))
+
+
+def test_the_primary_feeds_when_it_is_told_to(tmp_path: Path) -> None:
+    near = make_vault(tmp_path, fed_by="primary", snapshot_minutes=0.002)
+
+    async def scenario(nodes: TwoNodes) -> None:
+        recorder = Recorder(nodes.main)
+        nodes.main.write("before")
+        await nodes.settle()
+        (feeder,) = feeders_of(nodes.main)
+        await wait_until(lambda: bool(feeder.beat.archived), lambda: "not begun")
+        for number in range(8):
+            with (nodes.main.tree / "hot").open("a") as file:
+                file.write(f"line {number}\n")
+            await recorder.note()
+        await recorder.archived(nodes)
+        await wait_until(lambda: any("it was time" in event for event in nodes.main.events()), lambda: "no snapshot")
+        recorder.check(near, tmp_path / "restored")
+        assert (await said(nodes.main)).fed_by == "main"
+
+    run(tmp_path, scenario, vaults=(near,))
