@@ -15,6 +15,9 @@ from holdfast import __version__
 from holdfast.console.late import Late, LateGroup
 from holdfast.errors import ExitStatus, HoldfastError, Refused
 
+INTERRUPTED = 130
+"""128 + SIGINT, as a shell says it."""
+
 
 class _Group(LateGroup):
     """Commands in the order of a first day."""
@@ -51,6 +54,9 @@ class _Group(LateGroup):
         except PermissionError as error:
             click.echo(f"holdfast: {error.filename}: {error.strerror}\n  Run the command as root.", err=True)
             ctx.exit(int(ExitStatus.ENVIRONMENT))
+        except KeyboardInterrupt:
+            click.echo("\nholdfast: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise

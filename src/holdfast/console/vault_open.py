@@ -6,7 +6,10 @@ once: the second works in memory.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,6 +37,10 @@ from holdfast.vault.repository import VAULT_NAME, Vault, open_vault
 
 IDENTITY_PREFIX: Final = "AGE-SECRET-KEY-1"
 STANDARD_INPUT: Final = "-"
+INTERRUPT_SECONDS_MAX: Final = 3.0
+"""For what is on its way to end in order."""
+INTERRUPTED: Final = 130
+"""128 + SIGINT."""
 
 
 class OpenedVault(NamedTuple):
@@ -62,6 +69,7 @@ def opened(
     """
     place = vault_place(choice)
     with ExitStack() as stack:
+        stack.enter_context(_interruptible())
         backend = open_place(place, limit, watch)
         stack.callback(backend.close)
         place = _with_keys_of_the_same(place, backend)
@@ -80,6 +88,27 @@ def opened(
             yield OpenedVault(vault, place, backend, key)
         except apsw.Error as error:
             raise _named(error, cache) from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """An interrupt ends the command even while threads wait for a store that does not answer. Nothing is lost by that:
+    whatever is cut off, the next command goes on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(_number: int, _frame: object) -> None:
+        last = threading.Timer(INTERRUPT_SECONDS_MAX, os._exit, (INTERRUPTED,))
+        last.daemon = True
+        last.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _named(error: HoldfastError | apsw.Error, cache: Path | None) -> HoldfastError:
