@@ -12,7 +12,8 @@ from rich.console import Console
 
 from holdfast.console import show
 from holdfast.node.kept import KeptAside
-from holdfast.node.status import LogView, MachineView, SiteStatus, Warned
+from holdfast.node.status import FailoverView, LogView, MachineView, SiteStatus, Warned
+from holdfast.node.vaults import VaultView
 
 WIDTH, HEIGHT = 80, 24
 """The terminal that every console has."""
@@ -66,6 +67,8 @@ def status(machines: tuple[MachineView, ...], *warnings: Warned, **more: Any) ->
         verified_at=time.time() - 90_000,
         verified_differences=0,
         kept_aside=KeptAside(12, 2, 1, "/var/lib/holdfast/aside"),
+        failover=FailoverView("automatic", "", "", "", True),
+        vaults=(VaultView("near", "/backup", "backup", 12.0, 4711, 1800.0, 0, "", "", 300.0),),
         warnings=warnings,
     )
     facts: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(value, **more))

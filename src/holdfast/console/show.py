@@ -95,9 +95,9 @@ def _vault(vault: Json) -> str:
     if not vault["fed_by"]:
         return f"vault     {vault['name']}: fed by nobody that is heard"
     age, snapshot = vault["age_seconds"], vault["snapshot_age_seconds"]
-    behind = "holds nothing of this log yet" if age < 0 else f"holds all but the last {_ago(age)}"
-    said = "no snapshot" if snapshot < 0 else f"last snapshot {_ago(snapshot)} ago"
-    return f"vault     {vault['name']}: {behind}, {said}, fed by {vault['fed_by']}"
+    behind = "has nothing of this log yet" if age < 0 else f"has all but the last {_ago(age)}"
+    said = "no snapshot" if snapshot < 0 else f"snapshot {_ago(snapshot)} ago"
+    return f"vault     {vault['name']}: {behind}, {said}, by {vault['fed_by']}"
 
 
 def _status_lines(facts: Json) -> Iterable[Any]:
