@@ -58,7 +58,7 @@ def test_who_has_the_mail_servers_keys_cannot_take_anything_away(
     writer, owner = request.getfixturevalue(store)
     desk = Desk(tmp_path)
     desk.write("cur/1.host:2,S")
-    desk.done("vault", "init", writer, "--name", "far")
+    assert desk.json("vault", "init", writer, "--name", "far")["may_delete"] is False
     first = desk.backup()
     mail = picture(desk.mail)
     before = digests(owner)

@@ -65,7 +65,7 @@ def init(location: str, name: str, recipients: tuple[str, ...], identity_out: st
     if taken:
         hint = "Give another --name, or move that file away if no vault needs it any more."
         raise Refused(f"{taken[0]} is there already", hint=hint)
-    key = _made(location, recipients, key_path, None if recipients else identity_path)
+    key, deletes = _made(location, recipients, key_path, None if recipients else identity_path)
     vault = RememberedVault(
         location,
         str(key_path),
@@ -83,10 +83,11 @@ def init(location: str, name: str, recipients: tuple[str, ...], identity_out: st
                 "identity": vault.identity or None,
                 "recipients": list(key.recipients),
                 "identity_only_here": not vault.identity_elsewhere,
+                "may_delete": deletes,
             }
         )
     else:
-        _tell(name, vault, key)
+        _tell(name, vault, key, deletes=deletes)
 
 
 def _refuse_strange_place(location: str) -> None:
@@ -112,10 +113,14 @@ def _paths(name: str, identity_out: str) -> tuple[Path, Path]:
     return folder / f"{name}.key", Path(identity_out).absolute() if identity_out else folder / f"{name}.identity"
 
 
-def _made(location: str, recipients: tuple[str, ...], key_path: Path, identity_path: Path | None) -> WriterKey:
-    """Make the vault. The identity is on disk before anything is sealed for it; a failure leaves no file behind."""
+def _made(
+    location: str, recipients: tuple[str, ...], key_path: Path, identity_path: Path | None
+) -> tuple[WriterKey, bool]:
+    """Make the vault; also, whether this account may delete there. The identity is on disk before anything is sealed
+    for it; a failure leaves no file behind."""
     from holdfast.console.vault_identity import new_identity, recipient_of
     from holdfast.files import PRIVATE, write_once
+    from holdfast.vault.abilities import may_delete
     from holdfast.vault.location import open_backend
     from holdfast.vault.repository import init_vault
 
@@ -132,12 +137,12 @@ def _made(location: str, recipients: tuple[str, ...], key_path: Path, identity_p
                 identity_path.unlink(missing_ok=True)
             raise
         write_once(key_path, key.to_bytes(), PRIVATE)
+        return key, may_delete(backend)
     finally:
         backend.close()
-    return key
 
 
-def _tell(name: str, vault: RememberedVault, key: WriterKey) -> None:
+def _tell(name: str, vault: RememberedVault, key: WriterKey, *, deletes: bool) -> None:
     from holdfast.console.vault_choice import configuration_path
 
     click.echo(f"Made the vault {name} at {vault.location}\n")
@@ -154,6 +159,11 @@ def _tell(name: str, vault: RememberedVault, key: WriterKey) -> None:
         click.echo("              the only thing that opens them: without it they are noise\n")
         for line in only_here(name) if not vault.identity_elsewhere else _elsewhere(vault):
             click.echo(line)
+    if not deletes:
+        click.echo("\nThis account may add there and delete nothing: what is backed up cannot be destroyed from here.")
+    elif "://" in vault.location:
+        click.echo("\nThis account may delete there: who breaks into this machine can destroy the backups. An account")
+        click.echo('that may only add: docs/operations/backups.md, "Against who breaks into the mail server".')
     configuration = configuration_path()
     if not configuration.exists():
         click.echo("\nNext: holdfast vault backup PATH")

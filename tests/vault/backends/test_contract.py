@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.vault import backup, restore
+from holdfast.vault.abilities import may_delete
 from holdfast.vault.backends.folder import FolderBackend
 from holdfast.vault.backends.memory import MemoryBackend
 from holdfast.vault.backends.s3 import S3Backend, S3Keys
@@ -185,3 +186,15 @@ def test_a_whole_vault(store: Backend, tmp_path: Path) -> None:
         restore.restore_path(vault, made.snapshot.tree("store"), b"", tmp_path / "out")
         assert verify(vault, EVERYTHING).findings == []
     assert site.picture(tmp_path / "out") == site.picture(root)
+
+
+def test_whether_the_account_may_delete_is_known(store: Backend, request: pytest.FixtureRequest) -> None:
+    store.put("packs/0a", b"x")
+    assert may_delete(store) == (request.node.callspec.params["store"] != "sftp add-only")
+    assert [found.name for found in store.list("")] == ["packs/0a"]
+
+
+def test_an_s3_account_that_may_only_add_is_known(moto: servers.S3Server) -> None:
+    store = s3(moto, moto.add_only)
+    store.put("packs/0a", b"x")
+    assert not may_delete(store)
