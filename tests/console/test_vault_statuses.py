@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Final
 
 import apsw
+import pyrage
 import pytest
 
+from holdfast.console.vault_open import INTERRUPTED
 from holdfast.errors import ExitStatus
 from holdfast.vault.backends.folder import FolderBackend
 from holdfast.vault.backup import Clocks, backup_trees
@@ -408,6 +410,22 @@ def test_a_killed_backup_leaves_no_lock_and_nothing_half_done(desk: Desk) -> Non
     assert desk.backup()["written_bytes"] < 90_000_000
     desk.done("restore", "--to", str(desk.base / "back"))
     assert picture(desk.base / "back" / "maildir") == picture(desk.mail)
+
+
+def test_an_interrupt_ends_a_command_whose_store_does_not_answer(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    identity = tmp_path / "identity"
+    identity.write_text(str(pyrage.x25519.Identity.generate()))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        location = f"s3://bucket/mail?endpoint=http://127.0.0.1:{silent.getsockname()[1]}&region=us-east-1"
+        command = [sys.executable, "-P", "-m", "holdfast.console.main", "vault", "list", "--vault", location]
+        environment = {**os.environ, **desk.environment, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+        process = subprocess.Popen([*command, "--identity", str(identity)], env=environment, stderr=subprocess.DEVNULL)
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == INTERRUPTED
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

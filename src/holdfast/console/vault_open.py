@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -92,23 +93,29 @@ def opened(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """An interrupt ends the command even while threads wait for a store that does not answer. Nothing is lost by that:
-    whatever is cut off, the next command goes on."""
+    """An interrupt ends the command even while it waits for a store that does not answer, in a thread or in a call that
+    does not come back to Python. Nothing is lost by that: whatever is cut off, the next command goes on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupted(_number: int, _frame: object) -> None:
-        last = threading.Timer(INTERRUPT_SECONDS_MAX, os._exit, (INTERRUPTED,))
-        last.daemon = True
-        last.start()
-        raise KeyboardInterrupt
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    def give_up() -> None:
+        while number := os.read(told, 1):
+            if number[0] == signal.SIGINT:
+                time.sleep(INTERRUPT_SECONDS_MAX)
+                os._exit(INTERRUPTED)
+        os.close(told)
+
+    threading.Thread(target=give_up, name="interrupt", daemon=True).start()
+    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.set_wakeup_fd(before)
+        os.close(tell)  # which ends the thread
 
 
 def _named(error: HoldfastError | apsw.Error, cache: Path | None) -> HoldfastError:
