@@ -231,7 +231,7 @@ class Vault:
 
     def content_in(self, places: list[Place], content_id: bytes) -> bytes:
         """As :meth:`content`, with the places known."""
-        damage = VaultDamaged(f"content {content_id.hex()} is in no pack")
+        damage: VaultDamaged | None = None
         for place in places:
             try:
                 content = self.block(place.block)[place.at : place.at + place.length]
@@ -242,7 +242,7 @@ class Vault:
                 return content
             self._blocks.forget(place.block)
             damage = VaultDamaged(f"{place.block.pack}: a content does not give its id", name=place.block.pack)
-        raise damage
+        raise damage or VaultDamaged(f"content {content_id.hex()} is in no pack")
 
     def block(self, place: BlockPlace) -> bytes:
         """One plain block, from the cache when it is there. Raises VaultDamaged, WrongKey."""

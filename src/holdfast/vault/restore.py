@@ -2,15 +2,18 @@
 
 The folder must be empty or not there: nothing is ever replaced. What cannot be put back exactly (an owner this machine
 does not know, an attribute the filesystem refuses, a damaged content) is named in the result, and the rest goes on.
-Durable is what the kernel has written by then: call sync(2) before the original is thrown away.
+When it returns, the folder's filesystem has been synced: the original may be thrown away. While it runs nobody but us
+can enter the folder, so nobody can put a link where we are about to write.
 
 The next blocks are fetched and opened in threads while files are written.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -21,7 +24,7 @@ from holdfast.changes.change import Meta
 from holdfast.changes.exchange import EntryKind
 from holdfast.errors import ExitStatus, NoSpace
 from holdfast.trees.stat import Owners
-from holdfast.vault.catalog import BlockPlace
+from holdfast.vault.catalog import BlockPlace, Place
 from holdfast.vault.faults import TargetInUse, VaultDamaged
 from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, TreeRoot, entries_of, lookup, split_ids
 from holdfast.vault.repository import Vault
@@ -36,6 +39,9 @@ FAILURES_NAMED_MAX: Final = 10_000
 
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Failure(NamedTuple):
@@ -122,12 +128,19 @@ def _prepare(target: Path) -> None:
 def _restore(vault: Vault, entry: Entry, target: Path, restored: Restored) -> None:
     fd = os.open(target, _DIRECTORY_FLAGS)
     try:
+        before = _shut(fd, target)
         with _Ahead(vault) as ahead:
             restorer = _Restorer(vault, restored, ahead, fd)
             if entry.kind is EntryKind.DIRECTORY:
                 restorer.directory(fd, entry, b"", 0)
             else:
                 restorer.entry(fd, entry, b"", 0)
+                if before is not None:
+                    os.fchown(fd, before.st_uid, before.st_gid)
+                    os.fchmod(fd, stat.S_IMODE(before.st_mode))
+        if _libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"the folder could not be synced: {os.strerror(number)}", os.fspath(target))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "Free space there, remove the folder, and repeat."
@@ -135,6 +148,22 @@ def _restore(vault: Vault, entry: Entry, target: Path, restored: Restored) -> No
         raise
     finally:
         os.close(fd)
+
+
+def _shut(fd: int, target: Path) -> os.stat_result | None:
+    """Nobody else can enter the folder from here on; what it was like before, None where we may not change it.
+
+    Raises TargetInUse: somebody was in there between our first look and now.
+    """
+    before = os.fstat(fd)
+    try:
+        os.fchmod(fd, 0o700)
+        os.fchown(fd, os.geteuid(), os.getegid())
+    except PermissionError:
+        return None
+    if os.listdir(fd):
+        raise TargetInUse(f"{target} is not empty any more", hint="Give a new folder that only you can write to.")
+    return before
 
 
 class _Ahead:
@@ -190,6 +219,8 @@ class _Restorer:
         self._links: dict[bytes, bytes] = {}
         """Of files with several names: the path of the first."""
         self._may_chown = os.geteuid() == 0
+        self._places: dict[bytes, list[Place]] = {}
+        """Looked up for the blocks ahead, and not used yet."""
 
     def directory(self, fd: int, entry: Entry, path: bytes, depth: int) -> None:
         """The inside of a directory that stands, then its metadata."""
@@ -205,12 +236,20 @@ class _Restorer:
         self._set_meta(fd, b"", entry.meta, path)
 
     def _chunk(self, fd: int, chunk: list[Entry], path: bytes, depth: int) -> None:
-        ids = (i for entry in chunk if entry.kind is EntryKind.FILE for i in split_ids(entry.content))
-        coming: Iterator[BlockPlace] = (places[0].block for i in ids if (places := self._vault.catalog.places(i)))
+        coming = self._blocks(chunk)
         for entry in chunk:
             while not self._ahead.full and (place := next(coming, None)) is not None:
                 self._ahead.want(place)
             self.entry(fd, entry, path + b"/" + entry.name if path else entry.name, depth)
+        self._places.clear()
+
+    def _blocks(self, chunk: list[Entry]) -> Iterator[BlockPlace]:
+        for entry in chunk:
+            if entry.kind is EntryKind.FILE:
+                for content_id in split_ids(entry.content):
+                    places = self._places[content_id] = self._vault.catalog.places(content_id)
+                    if places:
+                        yield places[0].block
 
     def entry(self, fd: int, entry: Entry, path: bytes, depth: int) -> None:
         path = path or entry.name
@@ -260,7 +299,6 @@ class _Restorer:
                 at += self._write(file, at, content_id)
             if at != entry.size:
                 raise VaultDamaged(f"its contents have {at} bytes instead of {entry.size}")
-            os.ftruncate(file, entry.size)
             self._set_meta(file, b"", entry.meta, path)
         except VaultDamaged:
             os.unlink(entry.name, dir_fd=fd)
@@ -270,12 +308,13 @@ class _Restorer:
         self._restored.wrote(entry.size)
 
     def _write(self, file: int, at: int, content_id: bytes) -> int:
-        places = self._vault.catalog.places(content_id)
+        places = self._places.pop(content_id, None) or self._vault.catalog.places(content_id)
         if places:
             self._ahead.take(places[0].block)
         content = self._vault.content_in(places, content_id)
         if content[0] == 0 and content.count(0) == len(content):
-            return len(content)  # a hole
+            os.ftruncate(file, at + len(content))  # a hole
+            return len(content)
         rest = memoryview(content)
         while rest:
             written = os.pwrite(file, rest, at + len(content) - len(rest))
