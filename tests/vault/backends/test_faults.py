@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import time
@@ -155,6 +156,17 @@ def test_s3_says_what_is_wrong(moto: servers.S3Server) -> None:
     assert isinstance(_refused(lambda: [*none.list("packs/")]), ConfigurationError)
     nobody = S3Backend("bucket", "", S3Keys("a", "b"), endpoint=f"http://127.0.0.1:{servers.free_port()}")
     assert "connect" in str(_refused(lambda: nobody.get("packs/00")))
+
+
+def test_the_environment_does_not_say_what_the_location_does_not(
+    moto: servers.S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = {"ENDPOINT_URL": "http://127.0.0.1:1", "SESSION_TOKEN": "x", "SKIP_SIGNATURE": "true", "REGION": "x"}
+    for name, value in strange.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    store = S3Backend(servers.BUCKET, secrets.token_hex(4), S3Keys(*moto.keys), endpoint=moto.endpoint)
+    store.put("packs/00", DATA)
+    assert os.environ["AWS_SESSION_TOKEN"] == "x"
 
 
 def test_an_s3_account_that_may_not_delete(moto: servers.S3Server) -> None:

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -59,6 +61,7 @@ _FULL: Final = frozenset(
 _REDIRECTS: Final = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
+_environment: Final = threading.Lock()
 _STATUS: Final = re.compile(r"status code: (\d{3})([^:\n]*)")
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
@@ -115,9 +118,10 @@ class S3Backend:
             config["endpoint"] = endpoint
         if keys.session:
             config["session_token"] = keys.session
-        self._store = S3Store(
-            bucket, prefix=prefix or None, client_options=client, retry_config={"max_retries": 0}, **config
-        )
+        with _clean_environment():
+            self._store = S3Store(
+                bucket, prefix=prefix or None, client_options=client, retry_config={"max_retries": 0}, **config
+            )
 
     def put(self, name: str, data: bytes) -> None:
         check_name(name)
@@ -275,6 +279,19 @@ class S3Backend:
             if answer.status is not None and 400 <= answer.status < 500 and answer.status not in (404, 408, 409, 429):
                 raise BackendRefused(reason, hint="The service does not take this request.") from None
             raise BackendUnavailable(reason) from None
+
+
+@contextmanager
+def _clean_environment() -> Iterator[None]:
+    """obstore takes what is not given from ``AWS_...`` variables: a session's token for other keys, say."""
+    with _environment:
+        kept = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        for name in kept:
+            del os.environ[name]
+        try:
+            yield
+        finally:
+            os.environ.update(kept)
 
 
 class _RangeUnfit(Exception):
