@@ -185,7 +185,7 @@ def test_a_killed_session_is_finished_by_the_next(running: Running) -> None:
         made = plan(session, USER, chosen.wanted[USER], chosen.boxes[USER], Target("Killed", flat=True, copies=True))
         total = made.count(Verdict.ADD)
 
-        def kill(done: int) -> None:
+        def kill(_bytes: int, _messages: int) -> None:
             session._process.kill()
 
         with pytest.raises(ImapLost):

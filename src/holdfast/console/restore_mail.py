@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -214,11 +213,7 @@ class Outcome(NamedTuple):
 
 def _into_server(chosen: Chosen, moments: dict[str, Moment], wish: MailWish, how: How) -> ExitStatus:
     config = mail_settings().dovecot.config
-    outcomes = []
-    with Progress("restoring", quiet=how.quiet or how.as_json) as progress:
-        for account in chosen.boxes:
-            moment = moments.get(account)
-            outcomes.append(_account(account, chosen, moment, wish, how, config, lambda n: progress.at(0, n)))
+    outcomes = [_account(account, chosen, moments.get(account), wish, how, config) for account in chosen.boxes]
     if how.as_json:
         emit(_server_facts(outcomes, chosen, how))
     else:
@@ -240,7 +235,6 @@ def _account(
     wish: MailWish,
     how: How,
     config: str,
-    progress: Callable[[int], None],
 ) -> Outcome:
     """One account, whatever becomes of the others."""
     user = wish.into_account or account
@@ -249,12 +243,18 @@ def _account(
     target = Target(wish.into_folder, flat, wish.copies, only_filled=bool(wish.messages or wish.into_folder))
     made: AccountPlan | None = None
     script_plan: ScriptPlan | None = None
+    quiet = how.quiet or how.as_json
     try:
         had = _subscriptions(moment, boxes) if moment is not None else ()
         with ImapSession(user, session_command(user, config)) as session:
-            made = running.plan(session, account, chosen.wanted.get(account, ()), boxes, target, had, progress)
+            wanted = chosen.wanted.get(account, [])
+            size = sum(one.stored.length or one.stored.size for one in wanted)
+            with Progress(f"comparing {account}", size, quiet=quiet) as progress:
+                made = running.plan(session, account, wanted, boxes, target, had, progress.at)
+            size = sum(step.size for step in made.steps if step.verdict is Verdict.ADD)
             if not how.dry_run:
-                running.execute(session, made, progress)
+                with Progress(f"adding to {user}", size, quiet=quiet) as progress:
+                    running.execute(session, made, progress.at)
         if moment is not None and whole and not wish.into_folder and user == account:
             script_plan = asyncio.run(_scripts(moment, boxes, config, user, made, how))
     except HoldfastError as error:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+import msgspec
 from blake3 import blake3
 
 from holdfast.changes.exchange import EntryKind
@@ -23,6 +24,7 @@ NO_MAIL: Final = re.compile(r"config(-\d+)?|software|outputs|groupware|queue")
 INDEX_BYTES_MAX: Final = 256 * 1024 * 1024
 """Of a folder's index files: fifty times those of a folder with 100,000 messages."""
 IDENTITY_BYTES: Final = 16
+_decoder: Final = msgspec.msgpack.Decoder(tuple[Entry, ...])
 MAPS_KEPT_MAX: Final = 16
 """Of mdbox stores, read and held: one is 100 bytes a message."""
 
@@ -223,27 +225,39 @@ class Reader:
     def messages(self, box: Box, read: Read) -> Iterator[Stored]:
         """All of a box. Raises VaultDamaged (a directory, or an index, cannot be read), WrongKey."""
         if box.mailbox.format is Format.MAILDIR:
-            yield from self.maildir(box, read)
+            yield from self._maildir(box, read)
         elif box.mailbox.format is Format.SDBOX:
             yield from self._sdbox(box, read)
         else:
             yield from self._mdbox(box, read)
 
-    def maildir(self, box: Box, read: Read, parts: frozenset[bytes] | None = None) -> Iterator[Stored]:
-        """*parts*: only what stands in these parts of the directories."""
-        words = mailboxes.maildir_keywords(_file(box.keywords, read)) if box.keywords else {}
+    def _maildir(self, box: Box, read: Read) -> Iterator[Stored]:
+        words = _Words(box, read)
         for path, directory in box.directories:
-            chosen = [part for part in split_ids(directory.content) if parts is None or part in parts]
-            for entry in entries_of(b"".join(chosen), read):
-                if entry.kind is EntryKind.FILE and not entry.name.startswith(b"."):
-                    yield Stored(
-                        mailboxes.base_name(entry.name),
-                        _below(path, entry.name),
-                        entry.content,
-                        entry.size,
-                        entry.meta.mtime_ns,
-                        mailboxes.maildir_flags(entry.name, words),
-                    )
+            for part in split_ids(directory.content):
+                for entry in _entries(part, read):
+                    if _is_message(entry):
+                        yield words.stored(path, entry)
+
+    def maildir_turn(self, old: Box | None, old_read: Read, box: Box, read: Read) -> tuple[set[bytes], list[Stored]]:
+        """Between two states of one Maildir: the keys of files that went, and the files that came. Parts that both
+        states share are not read, names that both have are passed over. Raises as :meth:`messages`."""
+        words = _Words(box, read)
+        went: set[bytes] = set()
+        came: list[Stored] = []
+        for number, (path, directory) in enumerate(box.directories):
+            now = dict.fromkeys(split_ids(directory.content))
+            before = dict.fromkeys(split_ids(old.directories[number][1].content)) if old is not None else {}
+            names = {e.name for part in before if part not in now for e in _entries(part, old_read) if _is_message(e)}
+            for part in now:
+                if part not in before:
+                    for entry in _entries(part, read):
+                        if entry.name in names:
+                            names.remove(entry.name)
+                        elif _is_message(entry):
+                            came.append(words.stored(path, entry))
+            went.update(map(mailboxes.base_name, names))
+        return went, came
 
     def _sdbox(self, box: Box, read: Read) -> Iterator[Stored]:
         path, directory = box.directories[0]
@@ -299,6 +313,34 @@ class Reader:
         except (IndexUnreadable, VaultDamaged) as error:
             self._problems.add(_place(box), f"{name.decode()}: {error.message}")
             return None
+
+
+class _Words:
+    """Makes messages of the entries of one Maildir; equal endings of names are read once."""
+
+    def __init__(self, box: Box, read: Read) -> None:
+        self._keywords = mailboxes.maildir_keywords(_file(box.keywords, read)) if box.keywords else {}
+        self._flags: dict[bytes, tuple[str, ...]] = {}
+
+    def stored(self, path: bytes, entry: Entry) -> Stored:
+        key, _, ending = entry.name.partition(b":2,")
+        flags = self._flags.get(ending)
+        if flags is None:
+            flags = self._flags[ending] = mailboxes.maildir_flags(entry.name, self._keywords)
+        return Stored(key, _below(path, entry.name), entry.content, entry.size, entry.meta.mtime_ns, flags)
+
+
+def _is_message(entry: Entry) -> bool:
+    return entry.kind is EntryKind.FILE and not entry.name.startswith(b".")
+
+
+def _entries(part: bytes, read: Read) -> tuple[Entry, ...]:
+    """Of one part of a directory. Names are not checked here, as :func:`~holdfast.vault.record.decode_part` does it for
+    whoever makes files of them: that takes four times as long. Raises VaultDamaged."""
+    try:
+        return _decoder.decode(read(part))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise VaultDamaged(f"part {part.hex()} of a directory is unreadable ({error})") from None
 
 
 def _uids_of(files: dict[bytes, Entry]) -> list[int]:

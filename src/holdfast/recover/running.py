@@ -97,17 +97,18 @@ def plan(
     boxes: Iterable[Box],
     target: Target,
     subscribed: Iterable[str] = (),
-    progress: Callable[[int], None] = lambda _count: None,
+    progress: Callable[[int, int], None] = lambda _bytes, _messages: None,
 ) -> AccountPlan:
     """What would be done for one account. *boxes*: its folders that are to be there afterwards, empty ones too;
-    *subscribed*: folders (as in *boxes*) its user had subscribed to. Raises ImapLost, ImapRefused, WrongKey."""
+    *subscribed*: folders (as in *boxes*) its user had subscribed to; *progress*: bytes and messages looked at. Raises
+    ImapLost, ImapRefused, WrongKey."""
     space = session.namespace()
     have = {name.casefold() if name.upper() == "INBOX" else name for name in session.folders()}
     made = AccountPlan(account, session.user, [], [], [], [])
     by_folder: dict[str, list[Wanted]] = {}
     for one in wanted:
         by_folder.setdefault(one.box.mailbox.folder, []).append(one)
-    count = 0
+    size = 0
     for was_in, ones in by_folder.items():
         places = [space.server_name(target.folder(was_in))]
         if target.into_folder and not target.copies:
@@ -115,8 +116,8 @@ def plan(
         present = [_Present(session, place) for place in dict.fromkeys(places) if _is_there(place, have)]
         for one in ones:
             made.steps.append(_step(one, places[0], present))
-            count += 1
-            progress(count)
+            size += made.steps[-1].size
+            progress(size, len(made.steps))
     _folders(session, made, space, have, boxes, target, set(subscribed))
     return made
 
@@ -234,8 +235,11 @@ def _id_in(header: bytes) -> str:
     return next((message_id(value) for name, value in header_fields(header) if name == b"message-id"), "")
 
 
-def execute(session: ImapSession, made: AccountPlan, progress: Callable[[int], None] = lambda _count: None) -> None:
-    """Do what the plan says; each step's verdict becomes ADDED or REFUSED (with the server's words).
+def execute(
+    session: ImapSession, made: AccountPlan, progress: Callable[[int, int], None] = lambda _bytes, _messages: None
+) -> None:
+    """Do what the plan says; each step's verdict becomes ADDED or REFUSED (with the server's words). *progress*: bytes
+    and messages done.
 
     Raises ImapLost: then what was added is added, the rest keeps its verdict, and a new plan finds out.
     """
@@ -250,11 +254,12 @@ def execute(session: ImapSession, made: AccountPlan, progress: Callable[[int], N
             session.on_folder("SUBSCRIBE", folder)
         except ImapRefused as error:
             made.notes.append(f"folder {folder} could not be subscribed to: {error.message}")
-    done = 0
+    size = done = 0
     for batch in _batches(made.steps):
         _append(session, batch)
         done += len(batch)
-        progress(done)
+        size += sum(step.size for step in batch)
+        progress(size, done)
 
 
 def _batches(steps: list[Step]) -> Iterable[list[Step]]:

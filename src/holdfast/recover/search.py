@@ -13,7 +13,7 @@ from holdfast.mail.mailboxes import Accounts, Format
 from holdfast.recover.boxes import Box, Boxes, Moment, Problems, Reader, Stored
 from holdfast.recover.headers import Header, Headers
 from holdfast.vault.faults import VaultDamaged
-from holdfast.vault.record import Read, split_ids
+from holdfast.vault.record import Read
 
 ID_CHARS: Final = 10
 """Of a message's digest, in its id: 40 bits, beside the moment's name."""
@@ -146,7 +146,7 @@ class _Folder:
         self.box = box
         self.read = read
         """Of the moment of *box*: another moment may not have its contents."""
-        self.parts: frozenset[bytes] = frozenset()
+        self.looked_at = False
         self.uids: frozenset[bytes] = frozenset()
         self.open: dict[bytes, Presence] = {}
 
@@ -177,7 +177,7 @@ class _Search:
             folder = self._folders.get(key)
             if folder is None:
                 folder = self._folders[key] = _Folder(box, moment.read)
-            elif folder.box.state == box.state:
+            elif folder.looked_at and folder.box.state == box.state:
                 folder.box, folder.read = box, moment.read
                 continue
             self._look(folder, box, moment.read)
@@ -196,7 +196,7 @@ class _Search:
         except VaultDamaged as error:
             self.problems.add(f"{box.account}, {box.mailbox.folder}, {self._now.label}", error.message)
             return
-        folder.box, folder.read = box, read
+        folder.box, folder.read, folder.looked_at = box, read, True
         for key in gone - came.keys():
             if (presence := folder.open.pop(key, None)) is not None:
                 self._close(presence)
@@ -209,11 +209,9 @@ class _Search:
                 self._open(folder, box, stored, read)
 
     def _maildir(self, folder: _Folder, box: Box, read: Read) -> tuple[set[bytes], dict[bytes, Stored]]:
-        parts = frozenset(part for _, entry in box.directories for part in split_ids(entry.content))
-        went = {stored.key for stored in self._reader.maildir(folder.box, folder.read, folder.parts - parts)}
-        came = {stored.key: stored for stored in self._reader.maildir(box, read, parts - folder.parts)}
-        folder.parts = parts
-        return went, came
+        old = folder.box if folder.looked_at else None
+        went, came = self._reader.maildir_turn(old, folder.read, box, read)
+        return went, {stored.key: stored for stored in came}
 
     def _dbox(self, folder: _Folder, box: Box, read: Read) -> tuple[set[bytes], dict[bytes, Stored]]:
         now = {stored.key: stored for stored in self._reader.messages(box, read)}
