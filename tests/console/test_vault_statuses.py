@@ -117,6 +117,22 @@ def test_what_no_file_can_hold_is_counted(desk: Desk) -> None:
         assert desk.backup()["skipped"] == 1
 
 
+@needs_root
+def test_what_does_not_come_back_exactly_is_told_by_reason(public_desk: Desk) -> None:
+    for number in range(30):
+        os.chown(public_desk.write(f"new/{number}.host"), 54321, 54321)
+    public_desk.backup()
+    with as_user(NOBODY):
+        # The cache is root's: a reader does without.
+        restored = public_desk.run("restore", "--to", str(public_desk.base / "back"))
+        said = public_desk.done("vault", "backup", str(public_desk.mail), status=ExitStatus.ENVIRONMENT)
+        assert "Remove it, give it to this user" in said
+    assert restored.exit_code == ExitStatus.DIFFERENCES, restored.output
+    lines = [line for line in restored.stderr.splitlines() if "only root can give it to them" in line]
+    assert len(lines) < 5
+    assert any("(and 29 more)" in line for line in lines)
+
+
 def test_damage_is_named_by_verify_and_by_restore(desk: Desk) -> None:
     pack = max((desk.location / "packs").rglob("*"), key=lambda path: path.stat().st_size)
     data = bytearray(pack.read_bytes())

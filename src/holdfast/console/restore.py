@@ -266,7 +266,18 @@ def _report(plan: _Plan, restored: Restored, seconds: float, as_json: bool) -> N
     if restored.failures_total:
         what = counted(restored.failures_total, "thing is", "things are")
         click.echo(f"! {what} not back, or not exactly:", err=True)
-    for failure in restored.failures[:SHOWN_MAX]:
-        click.echo(f"    {path_text(failure.path) or '.'}: {failure.reason}", err=True)
-    if restored.failures_total > SHOWN_MAX:
-        click.echo(f"    and {restored.failures_total - SHOWN_MAX:,} more (--json names them)", err=True)
+    _show_failures(restored)
+
+
+def _show_failures(restored: Restored) -> None:
+    """By reason: an owner this machine does not know is one thing to mend, and not a hundred thousand."""
+    from holdfast.console.words import path_text
+
+    by_reason: dict[str, list[bytes]] = {}
+    for failure in restored.failures:
+        by_reason.setdefault(failure.reason, []).append(failure.path)
+    for reason, paths in list(by_reason.items())[:SHOWN_MAX]:
+        more = f" (and {len(paths) - 1:,} more)" if len(paths) > 1 else ""
+        warn(f"{path_text(paths[0]) or '.'}{more}: {reason}", first="    ", rest="      ")
+    if len(by_reason) > SHOWN_MAX or restored.failures_total > len(restored.failures):
+        click.echo("    and more (--json names them)", err=True)

@@ -28,7 +28,7 @@ from holdfast.console.vault_choice import (
     vault_place,
 )
 from holdfast.console.vault_options import VaultChoice
-from holdfast.errors import ConfigurationError, HoldfastError, NoSpace
+from holdfast.errors import ConfigurationError, EnvironmentUnfit, HoldfastError, NoSpace
 from holdfast.vault.faults import VaultBusy, VaultMissing, WrongKey
 from holdfast.vault.keys import WriterKey
 from holdfast.vault.location import open_backend
@@ -80,7 +80,7 @@ def opened(
         cache = _cache(place, write=alone)
         try:
             vault = open_vault(backend, writer=key, identities=identities, cache=cache)
-        except (VaultBusy, NoSpace, apsw.Error) as error:
+        except (VaultBusy, NoSpace, apsw.Error, OSError) as error:
             if alone:
                 raise _named(error, cache) from error
             vault = open_vault(backend, writer=key, identities=identities)
@@ -118,10 +118,13 @@ def _interruptible() -> Iterator[None]:
         os.close(tell)  # which ends the thread
 
 
-def _named(error: HoldfastError | apsw.Error, cache: Path | None) -> HoldfastError:
+def _named(error: HoldfastError | apsw.Error | OSError, cache: Path | None) -> HoldfastError:
     """What the catalog's database ran into."""
     if isinstance(error, HoldfastError):
         return error
+    if isinstance(error, OSError):
+        hint = f"Remove it, give it to this user, or give another folder: {CACHE_VARIABLE}=/path."
+        return EnvironmentUnfit(f"the vault's cache {cache} cannot be opened: {error.strerror}", hint=hint)
     message = f"the vault's cache {cache} cannot be written ({error})"
     if isinstance(error, apsw.FullError):
         return NoSpace(message, hint=f"Free space there, or give another folder: {CACHE_VARIABLE}=/path.")
