@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +20,11 @@ from holdfast.vault.catalog import PackState
 from holdfast.vault.keep import KeepRules, kept_snapshots
 from holdfast.vault.keys import WriterKey
 from holdfast.vault.objects import Sizes
+from holdfast.vault.port import Found
 from holdfast.vault.repository import SnapshotName, Vault, init_vault, open_vault
 from holdfast.vault.scan import Counts
 from holdfast.vault.verify import EVERYTHING, verify
+from holdfast.vault.writer import Writer
 from tests.vault import site
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
@@ -196,6 +199,43 @@ def test_two_writers_at_once_both_finish(world: World, tmp_path: Path) -> None:
     assert sorted(result.snapshot.machine for result in results) == ["a", "b", "c"]
     with world.open() as vault:
         assert {listed.name for listed in vault.snapshots()} == {result.name.name for result in results}
+    world.sound()
+
+
+def test_two_sweeps_at_once_leave_one_copy_of_everything(world: World) -> None:
+    """Contents lie in two packs, both marked, by two prunes. While one sweep looks, another deletes what was first."""
+    world.back_up()
+    first = [name for name in world.backend.objects if name.startswith("packs/")]
+    with world.open() as vault:
+        with vault.catalog.transaction(), Writer(vault) as writer:
+            for pack in list(vault.catalog.packs()):
+                for content_id, _, _, _ in list(vault.catalog.contents_of(pack.number)):
+                    writer.add_new(content_id, vault.content(content_id), vault.pack_cipher(pack.name)[0])
+            writer.flush()
+        second = [name for name in world.backend.objects if name.startswith("packs/") and name not in first]
+        for packs in (first, second):
+            trash = vault.codec.trash(packs)
+            vault.backend.put(trash.name, trash.data)
+            world.clock[0] += HOUR
+    early, late = world.clock[0] + 46.5 * HOUR, world.clock[0] + 49 * HOUR
+    listings: list[str] = []
+
+    class Slow(MemoryBackend):
+        """Between two looks at the trash somebody else sweeps."""
+
+        def list(self, prefix: str) -> Iterator[Found]:
+            if prefix == "trash/":
+                listings.append(prefix)
+                if len(listings) == 2:
+                    with world.open() as other:
+                        assert prune.sweep(other, early).packs == len(first)
+            return world.backend.list(prefix)
+
+    slow = Slow()
+    with open_vault(world.backend, writer=world.key, identities=(site.IDENTITY,), sizes=SMALL) as vault:
+        slow.objects = world.backend.objects
+        vault.backend = slow
+        prune.sweep(vault, late)
     world.sound()
 
 

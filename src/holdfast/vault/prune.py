@@ -21,6 +21,7 @@ from holdfast.vault.faults import VaultDamaged, WrongKey
 from holdfast.vault.keep import KeepRules, kept_snapshots
 from holdfast.vault.keeping import Keepings, held_paths, read_keepings
 from holdfast.vault.mark import Marks
+from holdfast.vault.port import ObjectMissing
 from holdfast.vault.record import Snapshot
 from holdfast.vault.remainder import Held, held_entries, still_held, write_remainders
 from holdfast.vault.repository import HELD_PREFIX, SnapshotName, Vault
@@ -242,7 +243,6 @@ def sweep(vault: Vault, now_seconds: float, *, grace_seconds: float = GRACE_SECO
     *now_seconds*: this machine's clock, compared with the store's. A grace period of 0 is right only where nobody else
     writes. Raises Refused when a snapshot is damaged.
     """
-    vault.sync()
     due = [found for found in vault.backend.list("trash/") if now_seconds - found.modified_at_seconds >= grace_seconds]
     candidates: set[str] = set()
     for found in list(due):
@@ -250,6 +250,9 @@ def sweep(vault: Vault, now_seconds: float, *, grace_seconds: float = GRACE_SECO
             candidates.update(vault.codec.open_trash(vault.backend.get(found.name), found.name))
         except VaultDamaged:
             continue  # what it named counts as good: it is only deleted
+        except ObjectMissing:
+            continue  # by another sweep, which deleted the packs before
+    vault.sync()  # after the trash was read: what another sweep deletes meanwhile must not count as another copy
     waiting = sum(1 for pack in vault.catalog.packs() if pack.state is PackState.DOOMED and pack.name not in candidates)
     if not due:
         return Swept(0, 0, waiting)
