@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from holdfast.errors import HoldfastError, Refused
+from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced
 from holdfast.node.asks import Answers
 from holdfast.node.history import Event
@@ -413,7 +413,7 @@ class Guard:
                 reply = await node.asks.ask(name, "history", seconds=VOTE_SECONDS * 4)
                 lines += lines_of(name, msgspec.convert(reply["events"], list[Event]))
             except (HoldfastError, msgspec.ValidationError) as error:
-                missing[name] = str(error)
+                missing[name] = "it does not answer" if isinstance(error, Unreachable) else str(error)
         return tell(lines, at, missing)
 
     async def _history(self, request: Answers) -> Answers:

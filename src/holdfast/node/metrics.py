@@ -46,5 +46,8 @@ def render_metrics(status: SiteStatus) -> bytes:
         gauge("vault_snapshot_age_seconds", snapshot, vault.snapshot_age_seconds, vault=vault.name)
         gauge("vault_snapshot_gaps", "What the newest snapshot should hold and does not", vault.gaps, vault=vault.name)
         gauge("vault_problem", "1 when the vault is not fed", bool(vault.problem) or not vault.fed_by, vault=vault.name)
+    if status.readiness.checked_at:
+        gauge("standby_ready", "1 when this standby could take over, as far as was checked", status.readiness.ready)
+        gauge("standby_checked_timestamp_seconds", "When that was checked", status.readiness.checked_at)
     gauge("role", "1 for the role this machine has", 1, role=status.role)
     return generate_latest(registry)

@@ -32,6 +32,7 @@ from holdfast.node.hearing import Hearing
 from holdfast.node.local import trees_digest
 from holdfast.node.peer import Peer
 from holdfast.node.primary import Primary, catch_up, scan_words
+from holdfast.node.readiness import ReadinessCheck
 from holdfast.node.returned import report_unlogged
 from holdfast.node.roles import Facts, Role, Row, decide
 from holdfast.node.seeding import Seeding
@@ -86,6 +87,7 @@ class Node:
         self.proved = False
         """Since it last stopped serving, or started, the log took a record of this machine."""
         self.decided = Decided()
+        self.readiness = ReadinessCheck(world, lambda: self.role is Role.STANDBY and not self.busy.locked())
         self.takeovers: deque[float] = deque(maxlen=TAKEOVERS_KEPT)
         """When machines were promoted without a plan, by the steady clock."""
         self.paused_at = world.clocks.steady()
@@ -132,6 +134,7 @@ class Node:
         if self.archiver is not None:
             self.archiver.start()
         tending = asyncio.create_task(self._tend())
+        checking = asyncio.create_task(self.readiness.run())
         try:
             while not self._stopping:
                 self._again.clear()
@@ -143,7 +146,8 @@ class Node:
                     await self._wait_or_again(RETRY_SECONDS)
         finally:
             tending.cancel()
-            await asyncio.gather(tending, *self._background, return_exceptions=True)
+            checking.cancel()
+            await asyncio.gather(tending, checking, *self._background, return_exceptions=True)
             await self.beats.stop()
 
     async def stop(self) -> None:
@@ -714,6 +718,8 @@ class Node:
             beat.lag_ms_p50, beat.lag_ms_p99 = lag.p50_ms, lag.p99_ms
             if follow.blocked_because:
                 beat.warnings.append(follow.blocked_because)
+            if not self.readiness.last.ready:
+                beat.warnings.append(f"not ready to take over: {self.readiness.last.problems[0]}")
         elif self.seeding is not None:
             beat.progress, beat.progress_share = self.seeding.words, self.seeding.share
         return beat

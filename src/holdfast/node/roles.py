@@ -100,7 +100,7 @@ TABLE: Final = (
     Row(
         Role.SEEDING,
         lambda f: f.told_to_rejoin,
-        "a person said: rejoin; what only this machine has is kept aside",
+        "told to rejoin, by a person or by [failover] rejoin; what only this machine has is kept aside",
     ),
     Row(
         Role.RETURNED,

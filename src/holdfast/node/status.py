@@ -17,6 +17,7 @@ from holdfast.log.port import LogState
 from holdfast.node.beats import Beat
 from holdfast.node.kept import KeptAside, kept_aside
 from holdfast.node.node import Node
+from holdfast.node.readiness import Readiness
 from holdfast.node.roles import Role
 from holdfast.node.vaults import VaultView, vault_views, vault_warnings
 from holdfast.node.watchman import SERVE_SECONDS, Order
@@ -26,6 +27,7 @@ VERIFY_AGE_SECONDS_MAX: Final = 7 * 86400.0
 UNLOGGED_SECONDS_MAX: Final = 3.0
 """An append takes milliseconds, an election some seconds."""
 LAG_MS_MAX: Final = 1000.0
+READINESS_SHOWN_MAX: Final = 5
 DISK_FREE_SHARE_MIN: Final = 0.1
 
 
@@ -97,6 +99,8 @@ class SiteStatus(Struct, frozen=True):
     service_addresses: tuple[str, ...]
     serving: bool
     failover: FailoverView
+    readiness: Readiness
+    """Of this machine, as a standby."""
     machines: tuple[MachineView, ...]
     log: LogView
     lost_if_primary_died_bytes: int
@@ -135,6 +139,7 @@ async def site_status(node: Node) -> SiteStatus:
         epoch=int(node.epoch),
         service_addresses=settings.service.addresses,
         serving=node.world.serving.on and not node.held,
+        readiness=node.readiness.last,
         failover=FailoverView(
             settings.failover.policy,
             node.world.local.state.paused,
@@ -392,6 +397,13 @@ def _own_warnings(node: Node) -> list[Warned]:
         elif now - local.verified_at > VERIFY_AGE_SECONDS_MAX:
             age = "was never" if not local.verified_at else "was not for over a week"
             warned.append(Warned(f"this copy {age} compared with the primary", "Run `holdfast verify`."))
+    if node.role is Role.STANDBY:
+        warned += [
+            Warned(
+                f"not ready to take over: {problem}", "Mend it on the primary if it is copied, else here.", "own:ready"
+            )
+            for problem in node.readiness.last.problems[:READINESS_SHOWN_MAX]
+        ]
     if node.role is Role.STANDBY and node.software:
         count = len(node.software)
         more = f" (and {count - 1} more)" if count > 1 else ""
