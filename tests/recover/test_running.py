@@ -153,6 +153,28 @@ def test_deleted_mail_comes_back_once_and_nothing_else_changes(running: Running)
         assert running.state(session) == after
 
 
+def test_other_bytes_under_the_same_id_are_another_message(running: Running) -> None:
+    """A draft saved again, of the same length: both are kept."""
+    with running.session() as session:
+        name = session.namespace().server_name("Drafts")
+        session.on_folder("CREATE", name)
+        session.append(name, [(text(900, "first"), (), 1_700_000_000)])
+        moment = running.snapshot()
+        session.command(f"SELECT {name}")
+        session.command("STORE 1 +FLAGS (\\Deleted)")
+        session.command("EXPUNGE")
+        session.append(name, [(text(900, "other"), (), 1_700_000_000)])
+    chosen = folders_of(moment, USER, "Drafts", Accounts())
+    with running.session() as session:
+        made = plan(session, USER, chosen.wanted[USER], chosen.boxes[USER], Target())
+        assert [(step.verdict, "other contents" in step.reason) for step in made.steps] == [(Verdict.ADD, True)]
+    running.restore(chosen)
+    again = running.restore(chosen)
+    assert again.count(Verdict.THERE) == 1
+    with running.session() as session:
+        assert len(running.state(session)[name]) == 2
+
+
 def test_into_another_folder_and_another_account(running: Running) -> None:
     with running.session() as session:
         fill(session)
