@@ -174,7 +174,9 @@ class Catalog:
 
     def _sync(self, backend: Backend, codec: Codec) -> None:
         self.problems = []
-        # In this order: a pack is there before its index object is, so no pack looks missing that only is new.
+        # In this order: what was marked is known before it can be deleted, so that it never looks good; and a pack is
+        # there before its index object is, so that none looks missing which only is new.
+        doomed = self._doomed(backend, codec)
         listed = {found.name for found in backend.list("index/")}
         packs = {found.name: found.size for found in backend.list("packs/")}
         known = {name for (name,) in self.db.execute("SELECT name FROM index_object")}
@@ -194,7 +196,7 @@ class Catalog:
                 self.add(read_directory(backend, codec, name, packs[name]), indexed=False)
             except VaultDamaged as error:
                 self.problems.append(error)
-        self._judge(packs, self._doomed(backend, codec))
+        self._judge(packs, doomed)
 
     def _doomed(self, backend: Backend, codec: Codec) -> set[str]:
         doomed: set[str] = set()
