@@ -57,6 +57,13 @@ def test_dbox_messages_follow_each_other() -> None:
     assert MESSAGE.startswith(beginning.stored)
 
 
+def test_a_message_without_its_attachments_says_so() -> None:
+    data = b"2 M1e C6b035bcd\n" + record(MESSAGE).replace(b"\nBINBOX\n", b"\nX100 2000 B72 a/b/c\nBINBOX\n")
+    found = dbox_message(data)
+    assert isinstance(found, DboxMessage)
+    assert found.parts_elsewhere
+
+
 @given(st.binary(max_size=300), st.integers(0, 300))
 def test_any_bytes_are_a_message_or_unreadable(data: bytes, at: int) -> None:
     for some in (data, b"2 M1e C6b035bcd\n" + data, b"\x01\x02N          0000000000000010\n" + data):

@@ -47,6 +47,8 @@ class DboxMessage(Struct, frozen=True):
     saved_to: str
     """The folder it was first saved to, as its user sees it; empty when it was not told."""
     end: int
+    parts_elsewhere: bool = False
+    """Attachments were taken out of it and stored by themselves (``mail_attachment_dir``)."""
 
 
 def plain(stored: bytes, bytes_max: int = MESSAGE_BYTES_MAX) -> bytes | Unreadable:
@@ -100,6 +102,7 @@ def dbox_message(data: bytes, at: int = 0, *, head: bool = False) -> DboxMessage
         values.get(b"G", b"").decode("ascii", "replace"),
         values.get(b"B", b"").decode("utf-8", "replace"),
         metadata_end + 2 if metadata_end >= 0 else len(data),
+        b"X" in values,
     )
 
 

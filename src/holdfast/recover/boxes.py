@@ -104,6 +104,8 @@ def message(form: Format, found: Stored, read: Read) -> Message | Unreadable:
         part = stored.dbox_message(b"2 M1e C0\n" + raw if found.length else raw)
         if isinstance(part, Unreadable):
             return part
+        if part.parts_elsewhere:
+            return Unreadable("its attachments are stored apart (mail_attachment_dir); only Dovecot can join them")
         raw = part.stored
         received_s = part.received_s if part.received_s is not None else received_s
     plain = stored.plain(raw)
