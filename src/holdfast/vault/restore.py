@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from holdfast.changes.change import Meta
 from holdfast.changes.exchange import EntryKind
 from holdfast.errors import ExitStatus, NoSpace
-from holdfast.trees.stat import Owners
+from holdfast.trees.stat import Owners, read_xattrs
 from holdfast.vault.catalog import BlockPlace, Place
 from holdfast.vault.faults import TargetInUse, VaultDamaged
 from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, TreeRoot, entries_of, lookup, split_ids
@@ -36,6 +36,7 @@ AHEAD_BLOCKS: Final = 16
 AHEAD_ENTRIES: Final = 4096
 """How far a directory's list is looked through for the next blocks."""
 FAILURES_NAMED_MAX: Final = 10_000
+ACCESS_LISTS: Final = frozenset({"system.posix_acl_default", "system.posix_acl_access"})
 
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -136,8 +137,7 @@ def _restore(vault: Vault, entry: Entry, target: Path, restored: Restored) -> No
             else:
                 restorer.entry(fd, entry, b"", 0)
                 if before is not None:
-                    os.fchown(fd, before.st_uid, before.st_gid)
-                    os.fchmod(fd, stat.S_IMODE(before.st_mode))
+                    before.put_back(fd)
         if _libc.syncfs(fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, f"the folder could not be synced: {os.strerror(number)}", os.fspath(target))
@@ -150,13 +150,30 @@ def _restore(vault: Vault, entry: Entry, target: Path, restored: Restored) -> No
         os.close(fd)
 
 
-def _shut(fd: int, target: Path) -> os.stat_result | None:
-    """Nobody else can enter the folder from here on; what it was like before, None where we may not change it.
+class _Before(NamedTuple):
+    """What a folder was like."""
+
+    status: os.stat_result
+    acls: dict[str, bytes]
+
+    def put_back(self, fd: int) -> None:
+        os.fchown(fd, self.status.st_uid, self.status.st_gid)
+        os.fchmod(fd, stat.S_IMODE(self.status.st_mode))
+        for name, value in self.acls.items():
+            os.setxattr(fd, name, value)
+
+
+def _shut(fd: int, target: Path) -> _Before | None:
+    """Nobody else can enter the folder from here on, and nothing inherits an access list from it (acl(5)). What it was
+    like before; None where we may not change it.
 
     Raises TargetInUse: somebody was in there between our first look and now.
     """
-    before = os.fstat(fd)
+    acls = {os.fsdecode(name): value for name, value in read_xattrs(fd) if os.fsdecode(name) in ACCESS_LISTS}
+    before = _Before(os.fstat(fd), acls)
     try:
+        for name in acls:
+            os.removexattr(fd, name)
         os.fchmod(fd, 0o700)
         os.fchown(fd, os.geteuid(), os.getegid())
     except PermissionError:
