@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,14 +22,14 @@ from holdfast.changes.frame import Chain, Frame, Promotion
 from holdfast.changes.names import Incarnation
 from holdfast.changes.names import Sequence as LogSequence
 from holdfast.vault.faults import VaultDamaged, WrongKey
-from holdfast.vault.objects import ZSTD_LEVEL, Codec, ObjectKind, Sealed, Sealer, digest_name
+from holdfast.vault.objects import TREE_ZSTD_LEVEL, Codec, ObjectKind, Sealed, Sealer, digest_name
 from holdfast.vault.port import Backend, ObjectMissing
 from holdfast.vault.repository import Vault
 
 FRAMES_PREFIX: Final = "frames/"
 LENGTH_BYTES: Final = 4
 BLOCK_BYTES: Final = 4 * 1024 * 1024
-"""Of plain frames in one sealed block."""
+"""Of plain frames in one sealed block. They are compressed like directories: quickly, beside the mail software."""
 _NAME: Final = re.compile(r"frames/([0-9a-f]{32})-(\d{16})-(\d{16})-(\d{20})-(\d{20})-[0-9a-f]{16}")
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -122,7 +123,7 @@ def seal_frames(vault: Vault, record: ArchivedFrames) -> Sealed:
     plain = _encode(record)
     parts = [sealer.header]
     for number, at in enumerate(range(0, len(plain), BLOCK_BYTES)):
-        sealed = sealer.seal(number, plain[at : at + BLOCK_BYTES], ZSTD_LEVEL)
+        sealed = sealer.seal(number, plain[at : at + BLOCK_BYTES], TREE_ZSTD_LEVEL)
         parts += (len(sealed).to_bytes(LENGTH_BYTES, "big"), sealed)
     data = b"".join(parts)
     first, last = record.frames[0].sequence, record.frames[-1].sequence
@@ -198,6 +199,36 @@ def covering(frames: Iterable[FramesName], after: int, through: int) -> tuple[li
         chosen.append(best)
         reached = best.last
     return chosen, min(reached, through)
+
+
+def when(at_ns: int) -> str:
+    """For messages: UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(at_ns / 1e9, UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} UTC"
+
+
+class ArchiveGap(NamedTuple):
+    """Records of one log that no object holds, though later ones are there. *after_ns*, *before_ns*: when what stands
+    beside them was captured."""
+
+    incarnation: Incarnation
+    first: LogSequence
+    last: LogSequence
+    after_ns: int
+    before_ns: int
+
+
+def archive_gaps(frames: Iterable[FramesName]) -> Iterator[ArchiveGap]:
+    """Where instants are missing: an object is, or the log was trimmed before its records were archived."""
+    before: FramesName | None = None
+    for name in sorted(frames, key=lambda name: (name.incarnation, name.first)):
+        if before is None or before.incarnation != name.incarnation:
+            before = name
+        elif name.first > before.last + 1:
+            first, last = LogSequence(before.last + 1), LogSequence(name.first - 1)
+            yield ArchiveGap(name.incarnation, first, last, before.to_ns, name.from_ns)
+        if name.last >= before.last:
+            before = name
 
 
 def archived_through(frames: Sequence[FramesName], after: int) -> int:

@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +19,7 @@ import pyrage
 
 from holdfast.changes.names import Incarnation, Position, Sequence
 from holdfast.errors import ExitStatus, HoldfastError, NoSpace
-from holdfast.vault.archive import ArchivedFrame, FramesName, covering, list_frames, read_frames
+from holdfast.vault.archive import ArchivedFrame, FramesName, covering, list_frames, read_frames, when
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.keys import Readers, Wrapper
 from holdfast.vault.overlay import Overlay
@@ -38,7 +37,7 @@ class InstantUnknown(HoldfastError):
     exit_status = ExitStatus.USAGE
 
     def __init__(self, message: str, *, before: int | None, after: int | None) -> None:
-        options = [f"{words} {seconds(at)}" for words, at in (("before it:", before), ("after it:", after)) if at]
+        options = [f"{words} {when(at)}" for words, at in (("before it:", before), ("after it:", after)) if at]
         hint = f"The nearest instants there are, {'; '.join(options)}." if options else "Nothing is archived yet."
         super().__init__(message, hint=hint)
         self.before = before
@@ -53,12 +52,6 @@ class Target(NamedTuple):
     frames: tuple[FramesName, ...]
     sequence: Sequence
     time_ns: int
-
-
-def seconds(at_ns: int) -> str:
-    """For messages: UTC, to the millisecond."""
-    moment = datetime.fromtimestamp(at_ns / 1e9, UTC)
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} UTC"
 
 
 class Archive:
@@ -98,7 +91,7 @@ class Archive:
             raise self._unknown_time(time_ns, "nothing that old is in the vault")
         if self._shown_until(plain) < time_ns:
             known = self._nearest(time_ns)[0] or plain.taken_at_ns
-            raise self._unknown_time(time_ns, f"what happened after {seconds(known)} is not in the vault")
+            raise self._unknown_time(time_ns, f"what happened after {when(known)} is not in the vault")
         position = plain.position
         return Target(plain, (), position.sequence if position else Sequence(0), plain.taken_at_ns)
 
@@ -223,7 +216,7 @@ class Archive:
 
     def _unknown_time(self, time_ns: int, why: str) -> InstantUnknown:
         before, after = self._nearest(time_ns)
-        return InstantUnknown(f"{seconds(time_ns)} cannot be restored: {why}", before=before, after=after)
+        return InstantUnknown(f"{when(time_ns)} cannot be restored: {why}", before=before, after=after)
 
     def _nearest(self, time_ns: int) -> tuple[int | None, int | None]:
         ends = [at for span in self.spans() for at in span] + [name.taken_at_ns for name in self.snapshots]

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from holdfast.changes.exchange import EntryKind
 from holdfast.errors import ExitStatus
-from holdfast.vault.archive import FRAMES_PREFIX
+from holdfast.vault.archive import FRAMES_PREFIX, archive_gaps, list_frames, when
 from holdfast.vault.catalog import BlockPlace, Pack, PackState
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged
 from holdfast.vault.mark import missing_in_file
@@ -140,6 +140,9 @@ def verify(
     result.bytes_to_read = sum(pack.size for pack in packs) + sum(found.size for found in frames)
     result.bad = set(_read_packs(vault, packs, result, progress))
     _read_frames(vault, frames, result, progress)
+    for gap in archive_gaps(list_frames(vault.backend)):
+        reason = f"records {gap.first} to {gap.last} of log {gap.incarnation[:8]} are in no object: no instant between "
+        result.found(Finding("", "", b"", reason + f"{when(gap.after_ns)} and {when(gap.before_ns)} can be restored"))
     seen: set[bytes] = set()
     for name in reversed([*vault.held(), *vault.snapshots()]):
         try:
