@@ -85,6 +85,8 @@ def find(
     now_ns = time.time_ns()
     gone_from = day_or_time(deleted_between[0], now_ns) if deleted_between else 0 if deleted else None
     gone_until = day_or_time(deleted_between[1], now_ns, end=True) if deleted_between else None
+    if deleted_between and (gone_until or 0) < (gone_from or 0):
+        raise click.UsageError("--deleted-between: the second time is before the first")
     with (
         opened(choice) as vault_at,
         headers_of(vault_at.vault) as headers,

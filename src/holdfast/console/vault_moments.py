@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from holdfast.console.times import TimeUnclear, parse_time
@@ -95,6 +96,10 @@ def day_or_time(text: str, now_ns: int, *, end: bool = False) -> int:
         return parse_time(text, now_ns)
     except TimeUnclear as error:
         try:
-            return parse_time(f"{text} {'23:59:59' if end else '00:00'}", now_ns)
+            begin_ns = parse_time(f"{text} 00:00", now_ns)
         except TimeUnclear:
             raise error from None
+    if not end:
+        return begin_ns
+    day = datetime.fromtimestamp(begin_ns // 10**9).astimezone().date()
+    return parse_time(f"{day} 23:59:59", now_ns)
