@@ -35,6 +35,7 @@ class BadLine:
         self._up_bytes = 0
         self._sockets: set[socket.socket] = set()
         self.struck = 0
+        self.down_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def arm(self, *faults: Fault) -> None:
@@ -110,6 +111,7 @@ class BadLine:
                     break
                 if pair.mode == "stall":
                     continue
+                self.down_bytes += len(data)
                 pair.client.sendall(data)
         if pair.mode != "stall":
             self._end(pair)

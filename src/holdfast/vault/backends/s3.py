@@ -8,7 +8,7 @@ Services differ. What is relied on, and what is done where it is missing:
 * *What was put*: the ETag of the answer is the MD5 of what the service received, or the object is read back and
   compared. A SHA-256 goes with every put (object lock asks for it; a service that checks it refuses what was damaged
   on the way).
-* *Ranges*: a service that answers with the whole object gives the whole object, here cut.
+* *Ranges*: of a service that answers with the whole object the last few are kept, and cut here.
 
 With the synchronous calls of obstore only: a program that used its asynchronous ones aborts now and then at its end.
 """
@@ -53,6 +53,8 @@ REQUEST_SECONDS_MAX: Final = 20 * 60
 """A pack at 30 KB/s."""
 PART_BYTES: Final = 5 * 1024 * 1024
 """The smallest S3 takes; what goes at once under a bandwidth limit."""
+WHOLES_MAX: Final = 3
+"""Objects kept of a service without ranges: a restore reads two ahead."""
 DEFAULT_REGION: Final = "us-east-1"
 
 _FULL: Final = frozenset(
@@ -98,6 +100,9 @@ class S3Backend:
         self._pace = pace
         self._knows_conditions = True
         self._may_send_parts = True
+        self._knows_ranges = True
+        self._wholes: dict[str, bytes] = {}
+        self._whole_lock = threading.Lock()
         client: ClientConfig = {
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS_MAX),
@@ -160,6 +165,7 @@ class S3Backend:
     def delete(self, name: str) -> None:
         check_name(name)
         with self._named(f"{name} cannot be deleted"):
+            self._wholes.pop(name, None)
             try:
                 obstore.delete(self._store, name)
             except FileNotFoundError as error:
@@ -232,17 +238,31 @@ class S3Backend:
         return data
 
     def _part(self, name: str, start: int, length: int | None) -> bytes:
-        try:
-            if length is None:
-                return bytes(obstore.get(self._store, name, options={"range": {"offset": start}}).bytes())
-            return bytes(obstore.get_range(self._store, name, start=start, length=length))
-        except exceptions.GenericError as error:
-            if _answer(error).status == 416:
-                raise _RangeUnfit from None
-            if "non-partial" not in str(error):
-                raise
-        data = self._whole(name)  # this service does not know ranges
+        if self._knows_ranges:
+            try:
+                if length is None:
+                    return bytes(obstore.get(self._store, name, options={"range": {"offset": start}}).bytes())
+                return bytes(obstore.get_range(self._store, name, start=start, length=length))
+            except exceptions.GenericError as error:
+                if _answer(error).status == 416:
+                    raise _RangeUnfit from None
+                if "non-partial" not in str(error):
+                    raise
+                self._knows_ranges = False
+        data = self._kept_whole(name)
         return data[start:] if length is None else data[start : start + length]
+
+    def _kept_whole(self, name: str) -> bytes:
+        """Where there are no ranges: the next part asked for is one of the same pack, mostly."""
+        with self._whole_lock:
+            data = self._wholes.get(name)
+        if data is None:
+            data = self._whole(name)
+            with self._whole_lock:
+                self._wholes[name] = data
+                while len(self._wholes) > WHOLES_MAX:
+                    self._wholes.pop(next(iter(self._wholes)))
+        return data
 
     def _head(self, name: str) -> Any:
         with self._named(f"{name} cannot be looked at"):
