@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import ExitStatus, HoldfastError
-from holdfast.vault import backup, restore
+from holdfast.vault import backup, keeping, prune, restore
 from holdfast.vault.backends.memory import MemoryBackend
+from holdfast.vault.catalog import PackState
+from holdfast.vault.keep import KeepRules
 from holdfast.vault.objects import Sizes
 from holdfast.vault.repository import init_vault, open_vault
 from holdfast.vault.verify import EVERYTHING, STRUCTURE, Depth, Verified, share, verify
+from tests.apply.model import Op
 from tests.vault import site
+from tests.vault.history import History, first_snapshot
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 SMALL = Sizes(block_bytes=4000, parts_block_bytes=800, pack_blocks=3, index_packs=2)
@@ -134,3 +138,65 @@ def test_a_backup_stores_anew_what_the_vault_lost(tmp_path: Path) -> None:
         assert made.added_bytes > 0
         restore.restore_path(vault, made.snapshot.tree("store"), b"", tmp_path / "out")
     assert site.picture(tmp_path / "out") == site.picture(store)
+
+
+@pytest.fixture(scope="module")
+def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> MemoryBackend:
+    """A vault with an object of every kind: records of the log, a hold, what it holds, a pin, packs that wait to go."""
+    store = tmp_path_factory.mktemp("kinds") / "store"
+    backend = MemoryBackend()
+    key = init_vault(backend, (site.RECIPIENT,))
+    clocks = site.clocks()
+    with open_vault(backend, writer=key, identities=(site.IDENTITY,), sizes=SMALL) as vault:
+        for number in range(3):
+            for account in ("anna", "bert"):
+                (store / account).mkdir(parents=True, exist_ok=True)
+                for path in (store / account).iterdir():
+                    path.unlink()
+                site.message(store / account, number, random.Random(account + str(number)))
+            made = backup.backup_trees(vault, [site.tree(store)], "main", clocks=clocks)
+        keeping.hold(vault, "store", b"anna", "case 7")
+        keeping.pin(vault, made.name, "before the move")
+        prune.execute_prune(vault, prune.plan_prune(vault, KeepRules(last=1)))
+        history = History()
+        history.do([Op(number, number, number, 99) for number in range(12)])
+        first_snapshot(vault)
+        history.archive(vault, 1, history.last)
+    return backend
+
+
+def test_damage_in_an_object_of_any_kind_is_found_and_named(all_kinds: MemoryBackend) -> None:
+    kinds = {name.partition("/")[0] for name in all_kinds.objects}
+    wanted = {"packs", "index", "snapshots", "frames", "trash", "keeping", "held", "keys", "vault.json"}
+    assert kinds == wanted, "a kind of objects that this test does not know"
+    chance = random.Random(5)
+    assert _verified(all_kinds).findings == []
+    with site.reader(all_kinds) as vault:
+        going = {pack.name for pack in vault.catalog.packs() if pack.state is PackState.DOOMED}
+    assert going
+    for name, data in all_kinds.objects.items():
+        if name in going:
+            continue  # nothing that stays needs it
+        at = chance.randrange(len(data))
+        for damaged in (data[:at] + bytes((data[at] ^ 1 << chance.randrange(8),)) + data[at + 1 :], data[:at], b""):
+            backend = all_kinds.fork()
+            backend.objects[name] = damaged
+            if name == "vault.json" or name.startswith("keys/"):
+                with pytest.raises(HoldfastError):
+                    site.reader(backend)
+            else:
+                assert name in _named(_verified(backend)), (name, at)
+
+
+def test_missing_objects_are_found_where_something_tells_that_they_were_there(all_kinds: MemoryBackend) -> None:
+    """Snapshots, what is held, the newest records, pins and holds: nobody knows but who remembers."""
+    for name in all_kinds.objects:
+        backend = all_kinds.fork()
+        del backend.objects[name]
+        if name == "vault.json" or name.startswith("keys/"):
+            with pytest.raises(HoldfastError):
+                site.reader(backend)
+        elif name.startswith("packs/"):
+            assert name in _named(_verified(backend, STRUCTURE))
+        else:
+            assert _verified(backend).findings == []
