@@ -69,13 +69,15 @@ def prune(
     """
     from holdfast.console.vault_open import opened
     from holdfast.errors import ExitStatus
+    from holdfast.vault.brake import SHARE_MAX
     from holdfast.vault.prune import execute_prune, plan_prune, sweep
 
     given = _rules(keep_within, keep)
     with opened(choice, write=True) as at:
         going = [at.vault.find_snapshot(name) for name in drop]
         rules = given or _standing(at, dropping=bool(drop))
-        plan = plan_prune(at.vault, rules, drop=going, zone=_zone())
+        share_max = at.place.settings.keep.brake_percent / 100 if at.place.settings is not None else SHARE_MAX
+        plan = plan_prune(at.vault, rules, drop=going, zone=_zone(), share_max=share_max)
         if not as_json:
             _show_plan(plan)
         if dry_run:

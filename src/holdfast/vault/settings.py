@@ -30,6 +30,9 @@ class KeepSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     weekly: int = 12
     monthly: int = 24
     yearly: int = 0
+    brake_percent: float = 25.0
+    """A prune pauses when since the last one more than this share of the files or bytes was deleted or rewritten; see
+    [backups](../operations/backups.md)."""
 
     def rules(self) -> KeepRules:
         return KeepRules(
@@ -84,6 +87,10 @@ def checked_vaults(vaults: tuple[VaultSettings, ...]) -> None:
         for time in vault.snapshot_times:
             if not _TIME.fullmatch(time):
                 raise ConfigurationError(f"{where}: snapshot_times: {time!r} is no time", hint='Write it as "02:30".')
+        if not 0 < vault.keep.brake_percent <= 100:
+            raise ConfigurationError(
+                f"{where}: keep.brake_percent is no share", hint="Give 1 to 100; 100 never brakes."
+            )
         if vault.archive_seconds <= 0 or vault.snapshot_minutes < 0 or vault.objective_seconds <= 0:
             hint = "archive_seconds and objective_seconds are above 0, snapshot_minutes is not below."
             raise ConfigurationError(f"{where}: a time is impossible", hint=hint)
