@@ -190,6 +190,8 @@ def test_nothing_is_replaced_by_a_restore(desk: Desk, tmp_path: Path) -> None:
     said = desk.done("restore", "--to", str(tmp_path / "back"), status=ExitStatus.REFUSED)
     assert "is not empty" in said
     assert os.listdir(tmp_path / "back") == ["mine"]
+    said = desk.done("restore", "--to", str(desk.location / "back"), status=ExitStatus.REFUSED)
+    assert "is inside the vault" in said
     assert "it would be refused" in desk.done("restore", "--to", str(tmp_path / "back"), "--dry-run")
 
 

@@ -115,6 +115,7 @@ def restore(
         opened(choice, limit=limit, watch=progress.transfer) as vault_at,
         instant_at(vault_at.vault, at) as instant,
     ):
+        _refuse_inside_the_vault(target, vault_at.place.location)
         plan = _planned(instant, path, tree, target or Path(), count=dry_run or progress.shown)
         if dry_run:
             _show_plan(plan, target, as_json)
@@ -124,6 +125,16 @@ def restore(
         restored = _carried_out(plan, progress)
         _report(plan, restored, progress.seconds, as_json)
     sys.exit(int(_status(plan, restored)))
+
+
+def _refuse_inside_the_vault(target: Path | None, location: str) -> None:
+    from holdfast.errors import Refused
+
+    if target is None or "://" in location:
+        return
+    vault = Path(location).resolve()
+    if vault in (target.resolve(), *target.resolve().parents):
+        raise Refused(f"{target} is inside the vault", hint="Give a folder elsewhere.")
 
 
 def _planned(instant: Instant, path: str, tree: str, target: Path, *, count: bool) -> _Plan:
