@@ -26,7 +26,6 @@ from holdfast import __version__
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
-from holdfast.gate.serve import Place
 from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
 from holdfast.log.jetstream import JetStreamLog, open_log, replace
@@ -43,7 +42,7 @@ from holdfast.node.alarms import Alarms
 from holdfast.node.control import Control
 from holdfast.node.enrol import Folder
 from holdfast.node.errands import write_manifest
-from holdfast.node.gates import Gate, journal_tree
+from holdfast.node.gates import Gate, gate_trees
 from holdfast.node.guard import Guard
 from holdfast.node.history import History
 from holdfast.node.local import LocalFile
@@ -162,19 +161,7 @@ def _serving(settings: Settings) -> Serving:
             settings.run,
             Served(settings.service.interface, settings.service.addresses, msgspec.to_builtins(settings.mail)),
         ),
-        _gate(settings),
-    )
-
-
-def _gate(settings: Settings) -> Gate | None:
-    if not settings.gate.lmtp:
-        return None
-    return Gate(
-        listen=Place.parse(settings.gate.lmtp),
-        server=settings.gate.lmtp_server,
-        journal=Path(journal_tree(settings.state).root),
-        agent=settings.control_socket,
-        barrier_seconds=settings.gate.barrier_seconds,
+        Gate(settings) if settings.gate.lmtp or settings.gate.milter else None,
     )
 
 
@@ -194,8 +181,7 @@ def _world(settings: Settings, folder: Folder, connection: Connection, bus: Nats
         protection = await serving.mail.protection()
         for warning in protection.warnings:
             _log.warning("discovery: %s", warning)
-        gated = (journal_tree(settings.state),) if settings.gate.lmtp else ()
-        return (*protection.trees, *gated)
+        return (*protection.trees, *gate_trees(settings))
 
     return World(
         settings=settings,

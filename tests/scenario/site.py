@@ -260,6 +260,7 @@ def protected_site(
     more_configuration: str = "",
     disk_bytes: int = 1 << 30,
     deliver_to: str = mail_files.DOVECOT_LMTP,
+    milter: str = "",
     failover: str = "manual",
     edit: Callable[[str], str] | None = None,
 ) -> Iterator[Site]:
@@ -275,7 +276,7 @@ def protected_site(
     try:
         site = Site(lab, failover)
         site.protected.protect(
-            mailhost.MailSettings(format=kind, plaintext=True, deliver_to=deliver_to),
+            mailhost.MailSettings(format=kind, plaintext=True, deliver_to=deliver_to, milter=milter),
             more_configuration=more_configuration,
             failover=failover,
         )

@@ -1,4 +1,4 @@
-"""Deliveries through the LMTP gate: what was acknowledged survives the machine, and what is repeated comes once."""
+"""Gates: what was acknowledged survives the machine, and what is repeated comes once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import smtplib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -20,46 +20,53 @@ from .site import Site, protected_site
 pytestmark = pytest.mark.system
 
 GATE_PORT = 2424
-CONFIGURATION = f'[gate]\nlmtp = "0.0.0.0:{GATE_PORT}"\nlmtp_server = "127.0.0.1:24"\n'
+CONFIGURATION = f"""
+[gate]
+lmtp = "0.0.0.0:{GATE_PORT}"
+lmtp_server = "127.0.0.1:24"
+milter = "unix:/var/spool/postfix/private/holdfast-milter"
+"""
 CLIENTS = 6
 ANSWER_SECONDS = 5.0
-ID = re.compile(rb"^Holdfast-Delivery: (\w+)", re.MULTILINE)
+SUBJECT = re.compile(rb"^Subject: (\w+)", re.MULTILINE)
 SEED = random.randrange(2**32)
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with protected_site(
-        "maildir", more_configuration=CONFIGURATION, deliver_to=f"inet:[127.0.0.1]:{GATE_PORT}"
+        "maildir",
+        more_configuration=CONFIGURATION,
+        deliver_to=f"inet:[127.0.0.1]:{GATE_PORT}",
+        milter="unix:private/holdfast-milter",
     ) as made:
         yield made
 
 
-def content(delivery: str) -> str:
-    return f"Holdfast-Delivery: {delivery}\r\nSubject: {delivery}\r\n\r\n" + "text of the message\r\n" * 40
+def content(name: str) -> str:
+    return f"Holdfast-Delivery: {name}\r\nSubject: {name}\r\n\r\n" + "text of the message\r\n" * 40
 
 
-def deliver(client: smtplib.LMTP, delivery: str, recipient: str) -> None:
+def deliver(client: smtplib.SMTP, name: str, recipient: str) -> None:
     """Raises smtplib.SMTPException, OSError: not acknowledged."""
-    refused = client.sendmail("sender@outside.example", [recipient], content(delivery))
+    refused = client.sendmail("sender@outside.example", [recipient], content(name))
     assert refused == {}
 
 
 class Load(threading.Thread):
-    """One LMTP client: delivers until its server is gone; what was acknowledged, and what was under way then."""
+    """One client: hands in messages until its server is gone; what was acknowledged, and what was under way then."""
 
-    def __init__(self, site: Site, number: int) -> None:
+    def __init__(self, site: Site, connect: Callable[[], smtplib.SMTP], prefix: str) -> None:
         super().__init__()
-        self.site, self.number = site, number
+        self.site, self.connect, self.prefix = site, connect, prefix
         self.acknowledged: list[tuple[str, str]] = []
         self.doubtful: tuple[str, str] | None = None
 
     def run(self) -> None:
         with self.site.machine("client").network():
-            client = smtplib.LMTP(self.site.machine("main").state.ipv4, GATE_PORT, timeout=ANSWER_SECONDS)
+            client = self.connect()
         for count in range(100_000):
-            recipient = self.site.accounts[(count + self.number) % len(self.site.accounts)].name
-            one = (f"load{self.number}x{count}", recipient)
+            one = (f"{self.prefix}x{count}", self.site.accounts[count % len(self.site.accounts)].name)
             try:
                 deliver(client, *one)
             except (smtplib.SMTPException, OSError):
@@ -69,50 +76,75 @@ class Load(threading.Thread):
 
 
 def delivered(site: Site, machine: str) -> Counter[str]:
-    """How often each delivery id stands in the mailboxes there."""
+    """How often each message stands in the mailboxes there, by subject."""
     store = site.machine(machine).path("/var/vmail")
     files = [path for folder in ("new", "cur") for path in store.rglob(f"{folder}/*") if path.is_file()]
-    found = (ID.search(path.read_bytes()[:4096]) for path in files)
+    found = (SUBJECT.search(path.read_bytes()[:4096]) for path in files)
     return Counter(match[1].decode() for match in found if match)
 
 
-def test_a_machine_dies_under_load_and_nothing_acknowledged_is_lost_or_doubled(site: Site) -> None:
-    chance = random.Random(SEED)
-    print(f"seed {SEED}")
-    clients = [Load(site, number) for number in range(CLIENTS)]
+def killed_under_load(
+    site: Site, connect: Callable[[], smtplib.SMTP], prefix: str, chance: random.Random
+) -> list[Load]:
+    """What the clients of main had when its power was cut, somewhere within a message."""
+    clients = [Load(site, connect, f"{prefix}{number}") for number in range(CLIENTS)]
     for client in clients:
         client.start()
-    enough = chance.randrange(50, 400)
+    enough = chance.randrange(50, 300)
     wait_until(lambda: sum(len(client.acknowledged) for client in clients) >= enough, 60, "deliveries")
-    time.sleep(chance.random() * 0.02)  # anywhere within a delivery
+    time.sleep(chance.random() * 0.02)
     site.machine("main").kill()
     for client in clients:
         client.join(4 * ANSWER_SECONDS)
         assert not client.is_alive()
+    print(f"{sum(len(client.acknowledged) for client in clients)} acknowledged when main died")
+    return clients
+
+
+def take_over(site: Site) -> None:
     taken = site.holdfast("backup", "takeover")
     assert taken.returncode in (ExitStatus.DONE, ExitStatus.DIFFERENCES), taken.stderr
-    acknowledged = [one for client in clients for one in client.acknowledged]
-    doubtful = [client.doubtful for client in clients if client.doubtful is not None]
-    print(f"{len(acknowledged)} acknowledged, {len(doubtful)} under way when main died")
+
+
+def not_once(site: Site, names: Iterable[str]) -> dict[str, int]:
+    """Messages that are not in the mailboxes of backup exactly once."""
     found = delivered(site, "backup")
-    assert {delivery: found[delivery] for delivery, _ in acknowledged if found[delivery] != 1} == {}
+    return {name: found[name] for name in names if found[name] != 1}
+
+
+def test_a_machine_dies_under_load_and_no_delivery_is_lost_or_doubled(site: Site) -> None:
+    chance = random.Random(SEED)
+    print(f"seed {SEED}")
+    main = site.machine("main").state.ipv4
+    clients = killed_under_load(site, lambda: smtplib.LMTP(main, GATE_PORT, timeout=ANSWER_SECONDS), "lmtp", chance)
+    take_over(site)
+    acknowledged = [one for client in clients for one in client.acknowledged]
+    assert not_once(site, [name for name, _ in acknowledged]) == {}
     # their sender delivers again what had no answer, and, having been killed itself, some of what had
     with site.machine("client").network():
         sender = smtplib.LMTP(site.machine("backup").state.ipv4, GATE_PORT, timeout=30)
-    again = [*doubtful, *chance.sample(acknowledged, 20)]
-    for delivery, recipient in again:
-        deliver(sender, delivery, recipient)
-    found = delivered(site, "backup")
-    assert {delivery: found[delivery] for delivery, _ in [*acknowledged, *doubtful] if found[delivery] != 1} == {}
+    doubtful = [client.doubtful for client in clients if client.doubtful is not None]
+    for name, recipient in [*doubtful, *chance.sample(acknowledged, 20)]:
+        deliver(sender, name, recipient)
+    assert not_once(site, [name for name, _ in [*acknowledged, *doubtful]]) == {}
 
 
-def test_postfix_delivers_through_the_gate_of_the_new_primary(site: Site) -> None:
-    before = sum(delivered(site, "backup").values())
-    with site.machine("client").network():
-        client = smtplib.SMTP(site.lab.state.service_ipv4, 25, timeout=30)
-    client.sendmail("sender@outside.example", [site.accounts[0].name], content("bysmtp"))
-    wait_until(lambda: sum(delivered(site, "backup").values()) == before + 1, 30, "the message")
-    journal = site.machine("backup").path("/var/lib/holdfast/deliveries")
-    lines = b"".join(path.read_bytes() for path in sorted(journal.glob("deliveries-*"))).splitlines()
-    kinds = [line[:1] for line in lines if b" bysmtp " in line]
-    wait_until(lambda: kinds == [b"I", b"D"], 5, "the journal's lines")
+def test_what_postfix_accepted_survives_its_machine_and_comes_once(site: Site) -> None:
+    """Its queue dies with it; the shadows are in the log, and the new primary's Postfix delivers them."""
+    site.make_main_primary()
+    chance = random.Random(SEED + 1)
+    print(f"seed {SEED}")
+    service = site.lab.state.service_ipv4
+    clients = killed_under_load(site, lambda: smtplib.SMTP(service, 25, timeout=ANSWER_SECONDS), "smtp", chance)
+    take_over(site)
+    names = [name for client in clients for name, _ in client.acknowledged]
+    shadows = site.machine("backup").path("/var/lib/holdfast/shadows")
+    wait_until(
+        lambda: not any(path.is_file() and path.stat().st_size for path in shadows.iterdir()), 60, "an empty queue"
+    )
+    assert not_once(site, names) == {}
+    adopted = sum(path.name.startswith("_taken.main.") for path in shadows.iterdir())
+    print(f"{adopted} were in the queue of main, or not settled yet")
+    site.make_main_primary()
+    assert not_once(site, names) == {}
+    assert site.queue_of("main") == set()

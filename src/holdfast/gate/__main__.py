@@ -1,8 +1,7 @@
-"""``python -m holdfast.gate``: the LMTP gate's process, a child of the agent. SIGTERM ends it; clients come again."""
+"""``python -m holdfast.gate OPTIONS``: the gates' process, a child of the agent. SIGTERM ends it."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import ctypes
 import logging
@@ -11,13 +10,20 @@ import signal
 import socket
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from holdfast.errors import ExitStatus, HoldfastError
+from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.barrier import AgentBarrier, SharedBarrier
 from holdfast.gate.deliveries import Deliveries
+from holdfast.gate.options import GateOptions
+from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import LmtpGate, Place
+from holdfast.gate.shadows import Shadows
 from holdfast.gate.store import DovecotLookup, PostfixFlush
 from holdfast.mail.commands import SystemCommands
 
@@ -31,41 +37,45 @@ def _end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _serve(options: argparse.Namespace) -> None:
+async def _serve(options: GateOptions) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    agent = AgentBarrier(options.agent, options.barrier_seconds)
-    deliveries = Deliveries(options.journal, time.time)
+    agent = AgentBarrier(Path(options.agent_socket), options.barrier_seconds)
+    barrier = SharedBarrier(agent)
+    flush = PostfixFlush(SystemCommands())
+    async with AsyncExitStack() as gates:
+        gates.push_async_callback(agent.close)
+        if options.lmtp_fd:
+            gate = _lmtp(options, barrier, flush)
+            gates.push_async_callback(gate.stop)
+            await gate.start(socket.socket(fileno=options.lmtp_fd))
+        if options.milter_fd:
+            queue = await PostfixQueue.found(SystemCommands())
+            milter = ShadowMilter(Shadows(Path(options.shadows), options.machine), queue, barrier)
+            gates.push_async_callback(milter.stop)
+            await milter.start(socket.socket(fileno=options.milter_fd))
+        print("ready", flush=True)
+        await flush()  # what a gate before this one could not take
+        await stop.wait()
+
+
+def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush) -> LmtpGate:
+    deliveries = Deliveries(Path(options.journal), time.time)
     if deliveries.damaged_lines:
         logging.warning("the journal of deliveries has %d damaged lines", deliveries.damaged_lines)
-    gate = LmtpGate(
-        server=Place.parse(options.server),
+    return LmtpGate(
+        server=Place.parse(options.lmtp_server),
         deliveries=deliveries,
-        barrier=SharedBarrier(agent),
-        in_store=DovecotLookup(SystemCommands(), tuple(options.doveadm.split())),
-        flush=PostfixFlush(SystemCommands()),
+        barrier=barrier,
+        in_store=DovecotLookup(SystemCommands()),
+        flush=flush,
     )
-    await gate.start(socket.socket(fileno=options.listen_fd))
-    print("ready", flush=True)
-    await gate.flush()  # what a gate before this one could not take
-    await stop.wait()
-    await gate.stop()
-    await agent.close()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m holdfast.gate", description=__doc__)
-    parser.add_argument("--listen-fd", required=True, type=int, help="an open listening socket: Postfix delivers there")
-    parser.add_argument("--server", required=True, metavar="ADDRESS", help="Dovecot's LMTP, unix:/path or HOST:PORT")
-    parser.add_argument("--journal", required=True, type=Path, metavar="FOLDER", help="in a protected tree")
-    parser.add_argument("--agent", required=True, type=Path, metavar="SOCKET", help="the agent's socket")
-    parser.add_argument("--barrier-seconds", type=float, default=30.0)
-    parser.add_argument("--doveadm", default="doveadm", help="the program, with its options")
-    parser.add_argument("--parent", type=int, default=0, metavar="PROCESS", help="end with this one")
-    options = parser.parse_args()
-    if options.parent:
-        _end_with(options.parent)
+    options = msgspec.json.decode(sys.argv[1], type=GateOptions)
+    _end_with(options.parent)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         asyncio.run(_serve(options))

@@ -42,6 +42,7 @@ from holdfast.gate.stream import ProtocolBroken
 HEADER: Final = b"Holdfast-Delivery"
 SESSIONS_MAX: Final = 500
 SETTLE_SECONDS: Final = 0.5
+ADOPTED_AT_ONCE: Final = 8
 LOOKS: Final = 2
 """A message that moves from one queue to another while we list them is in neither list; not twice in a row."""
 _log = logging.getLogger("holdfast.gate")
@@ -156,9 +157,16 @@ class ShadowMilter:
 
     async def _adopt_all(self) -> None:
         """Put what another machine had accepted and not delivered into this queue."""
+        places = asyncio.Semaphore(ADOPTED_AT_ONCE)
+
+        async def adopt(shadow: Shadow) -> bool:
+            async with places:
+                return await self._adopted(shadow)
+
         waiting = list(self._adopting.values())
         while waiting:
-            waiting = [shadow for shadow in waiting if not await self._adopted(shadow)]
+            done = await asyncio.gather(*(adopt(shadow) for shadow in waiting))
+            waiting = [shadow for shadow, adopted in zip(waiting, done, strict=True) if not adopted]
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def _adopted(self, shadow: Shadow) -> bool:

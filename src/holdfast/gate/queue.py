@@ -25,6 +25,14 @@ class PostfixQueue:
         self._options = ("-c", configuration) if configuration else ()
         self._sendmail = ("sendmail", *(("-C", configuration) if configuration else ()))
 
+    @classmethod
+    async def found(cls, commands: Commands) -> PostfixQueue:
+        """This machine's. Raises HoldfastError."""
+        result = await commands.run(["postconf", "-h", "queue_directory"], timeout_seconds=COMMAND_SECONDS_MAX)
+        if not result.ok:
+            raise HoldfastError(f"Postfix's queue was not found: {result.words}", hint="Is Postfix installed?")
+        return cls(commands, Path(result.output.strip()))
+
     def ids(self) -> frozenset[str]:
         """Queue ids of all messages. A message that moves meanwhile may be missed: ask twice. Raises OSError."""
         found: set[str] = set()

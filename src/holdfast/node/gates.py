@@ -1,4 +1,4 @@
-"""The gate's process, beside the services: started with them, ended with them, started again when it dies.
+"""The gates' process, beside the services: started with them, ended with them, started again when it dies.
 
 It is a child that ends with the agent: without an agent there is no barrier, and Postfix keeps what it cannot deliver.
 """
@@ -12,23 +12,35 @@ import os
 import pwd
 import socket
 import sys
-from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from holdfast.errors import HoldfastError
+from holdfast.gate.options import GateOptions
+from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import Place, listening_at
+from holdfast.gate.shadows import PART, Shadows
+from holdfast.mail.commands import SystemCommands
+from holdfast.node.settings import Settings
 from holdfast.trees.spec import TreeSpec
 
 READY_SECONDS_MAX: Final = 20.0
 STOP_SECONDS_MAX: Final = 3.0
 AGAIN_SECONDS: Final = 0.5
-TREE: Final = "deliveries"
+DELIVERIES: Final = "deliveries"
+SHADOWS: Final = "shadows"
 _log = logging.getLogger("holdfast.gate")
 
 
-def journal_tree(state: Path) -> TreeSpec:
-    """The tree that holds the journal of deliveries: a standby has it with the mailboxes it belongs to."""
-    return TreeSpec(name=TREE, root=str(state / TREE), append=("deliveries-*",))
+def gate_trees(settings: Settings) -> tuple[TreeSpec, ...]:
+    """What the gates know of deliveries and of the queue: a standby has it with the mailboxes it belongs to."""
+    trees = []
+    if settings.gate.lmtp:
+        trees.append(TreeSpec(name=DELIVERIES, root=str(settings.state / DELIVERIES), append=("deliveries-*",)))
+    if settings.gate.milter:
+        trees.append(TreeSpec(name=SHADOWS, root=str(settings.state / SHADOWS), exclude=("*" + PART,)))
+    return tuple(trees)
 
 
 def _postfix() -> tuple[int, int] | None:
@@ -41,16 +53,25 @@ def _postfix() -> tuple[int, int] | None:
 
 
 class Gate:
-    """The LMTP gate of this machine: on while the machine serves."""
+    """The gates of this machine: on while it serves."""
 
-    def __init__(self, *, listen: Place, server: str, journal: Path, agent: Path, barrier_seconds: float) -> None:
-        self._argv = (
-            sys.executable, "-m", "holdfast.gate",
-"--server", server, "--journal", str(journal), "--agent", str(agent),
-            "--barrier-seconds", str(barrier_seconds), "--parent", str(os.getpid()),
-        )  # fmt: skip
-        self._place = listen
-        self._socket: socket.socket | None = None
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigurationError."""
+        gate = settings.gate
+        self._places = {
+            name: Place.parse(text) for name, text in (("lmtp_fd", gate.lmtp), ("milter_fd", gate.milter)) if text
+        }
+        self._shadows = settings.state / SHADOWS
+        self._options = GateOptions(
+            machine=settings.machine,
+            agent_socket=str(settings.control_socket),
+            barrier_seconds=gate.barrier_seconds,
+            parent=os.getpid(),
+            lmtp_server=gate.lmtp_server,
+            journal=str(settings.state / DELIVERIES),
+            shadows=str(self._shadows),
+        )
+        self._sockets: dict[str, socket.socket] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -61,8 +82,18 @@ class Gate:
     def open(self) -> None:
         """Listen: who connects from now on waits for the process. A refused connection would make Postfix put all
         deliveries off for minutes. Raises EnvironmentUnfit."""
-        if self._socket is None:
-            self._socket = listening_at(self._place, _postfix())
+        for name, place in self._places.items():
+            if name not in self._sockets:
+                self._sockets[name] = listening_at(place, _postfix())
+
+    async def before_mail(self) -> None:
+        """Throw out of this machine's queue what another has taken over meanwhile. Raises HoldfastError, OSError."""
+        if "milter_fd" not in self._places or not self._shadows.is_dir():
+            return
+        taken = Shadows(self._shadows, self._options.machine).taken_from_here()
+        if taken:
+            queue = await PostfixQueue.found(SystemCommands())
+            await queue.throw_out(taken & await asyncio.to_thread(queue.ids))
 
     async def start(self) -> None:
         """Start it and wait until it serves. Raises HoldfastError."""
@@ -73,12 +104,14 @@ class Gate:
         self._watching = asyncio.create_task(self._keep(), name="gate")
 
     async def _start(self) -> None:
-        assert self._socket is not None
+        numbers = {name: opened.fileno() for name, opened in self._sockets.items()}
+        options = msgspec.json.encode(msgspec.structs.replace(self._options, **numbers)).decode()
         process = await asyncio.create_subprocess_exec(
-            *self._argv,
-            "--listen-fd",
-            str(self._socket.fileno()),
-            pass_fds=(self._socket.fileno(),),
+            sys.executable,
+            "-m",
+            "holdfast.gate",
+            options,
+            pass_fds=tuple(numbers.values()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
@@ -92,7 +125,7 @@ class Gate:
         if said != b"ready\n":
             await self._end()
             raise HoldfastError(
-                "the LMTP gate did not start",
+                "the gates did not start",
                 hint="The agent's log says why. Until it runs, Postfix keeps what it cannot deliver: nothing is lost.",
                 retry=True,
             )
@@ -101,7 +134,7 @@ class Gate:
         while True:
             assert self._process is not None
             status = await self._process.wait()
-            _log.error("the LMTP gate ended with status %s; it is started again", status)
+            _log.error("the gates' process ended with status %s; it is started again", status)
             while not self.running:
                 await asyncio.sleep(AGAIN_SECONDS)
                 try:
@@ -115,9 +148,9 @@ class Gate:
             await asyncio.gather(self._watching, return_exceptions=True)
             self._watching = None
         await self._end()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        for opened in self._sockets.values():
+            opened.close()
+        self._sockets.clear()
 
     async def _end(self) -> None:
         process, self._process = self._process, None

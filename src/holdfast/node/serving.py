@@ -71,7 +71,8 @@ class Serving:
         if self._gate is not None:
             try:
                 self._gate.open()  # before Postfix has anything to deliver
-            except HoldfastError as error:
+                await self._gate.before_mail()
+            except (HoldfastError, OSError) as error:
                 failed.append(error)
         taking = asyncio.to_thread(self.addresses.take)
         starting = [self.mail.start(), *([self._gate.start()] if self._gate else [])]
@@ -87,7 +88,7 @@ class Serving:
         return (
             *(str(address) for address in self.addresses.addresses if address not in held),
             *(name for name, runs in running.items() if not runs),
-            *(["the LMTP gate"] if self._gate is not None and not self._gate.running else []),
+            *(["the gates"] if self._gate is not None and not self._gate.running else []),
         )
 
     async def stop(self) -> None:

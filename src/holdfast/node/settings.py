@@ -84,8 +84,11 @@ class GateSettings(_Table, frozen=True):
     ``virtual_transport`` (or ``mailbox_transport``) of Postfix to it. Empty: no gate."""
     lmtp_server: str = "unix:/run/dovecot/lmtp"
     """Dovecot's LMTP, behind the gate: ``unix:/path`` or ``HOST:PORT``."""
+    milter: str = ""
+    """Where Postfix asks before it accepts a message, ``unix:/var/spool/postfix/private/holdfast-milter``; name it in
+    ``smtpd_milters`` and ``non_smtpd_milters``. Empty: what is in the queue is on this machine only."""
     barrier_seconds: float = 30.0
-    """How long a delivery waits for the log before it is answered "later" (451)."""
+    """How long a delivery or a message waits for the log before it is answered "later" (451)."""
 
 
 class FailoverSettings(_Table, frozen=True):
@@ -260,6 +263,16 @@ def _checked(settings: Settings, source: str) -> Settings:
     for name in settings.failover.prefer:
         if name not in [machine.name for machine in settings.mail_machines]:
             raise wrong(f"failover.prefer: {name!r} is no machine of role mail", "Name machines that hold the mail.")
+    if settings.gate.milter and not settings.gate.lmtp:
+        raise wrong(
+            "gate.milter without gate.lmtp: after a takeover, messages of the other machine would be delivered twice",
+            "Set gate.lmtp, too.",
+        )
+    if settings.gate.milter and settings.mail.postfix.protect_queue:
+        raise wrong(
+            "gate.milter and mail.postfix.protect_queue: each of them would bring the queue to the standby",
+            "Set protect_queue = false: shadows lose nothing.",
+        )
     if settings.log.limit_bytes < settings.log.retention_bytes:
         raise wrong("log.limit_bytes is below log.retention_bytes", "The limit is the larger of the two.")
     return settings

@@ -37,6 +37,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Allow logins without TLS: for benchmarks that are not to measure TLS."""
     deliver_to: str = DOVECOT_LMTP
     """The next hop of Postfix's lmtp(8)."""
+    milter: str = ""
 
     @property
     def certificate(self) -> str:
@@ -250,6 +251,17 @@ smtpd_tls_security_level = may
 smtpd_tls_auth_only = {"no" if site.plaintext else "yes"}
 smtp_tls_security_level = may
 smtp_tls_CAfile = /etc/ssl/certs/ca-certificates.crt
+{_milters(site.milter)}"""
+
+
+def _milters(milter: str) -> str:
+    if not milter:
+        return ""
+    return f"""
+# A message is accepted when Holdfast has a copy of it on a second machine; else its sender tries again.
+smtpd_milters = {milter}
+non_smtpd_milters = $smtpd_milters
+milter_default_action = tempfail
 """
 
 

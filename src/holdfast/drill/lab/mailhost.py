@@ -66,6 +66,8 @@ class MailSettings(msgspec.Struct, frozen=True, kw_only=True):
     plaintext: bool = False
     deliver_to: str = mail_files.DOVECOT_LMTP
     """Where Postfix delivers (the next hop of lmtp(8)): Dovecot, or a gate before it."""
+    milter: str = ""
+    """Whom Postfix asks before it accepts a message (smtpd_milters)."""
     services: tuple[Service, ...] = SERVICES
 
 
@@ -79,6 +81,7 @@ def site(lab: Lab, settings: MailSettings) -> Site:
         format=settings.format,
         plaintext=settings.plaintext,
         deliver_to=settings.deliver_to,
+        milter=settings.milter,
     )
 
 
