@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import ExitStatus
-from holdfast.vault import backup, prune, restore
+from holdfast.vault import backup, keeping, prune, restore
 from holdfast.vault.backends.memory import MemoryBackend
 from holdfast.vault.copy import execute_copy, plan_copy
 from holdfast.vault.faults import WrongKey
 from holdfast.vault.keep import KeepRules
 from holdfast.vault.objects import Sizes
 from holdfast.vault.port import BackendUnavailable
+from holdfast.vault.remainder import write_remainders
 from holdfast.vault.repair import Repaired, repair
 from holdfast.vault.repository import Vault, init_vault, open_vault
 from holdfast.vault.turns import DAY_SECONDS, next_turn, took_turn, turning
@@ -127,9 +128,15 @@ def test_what_no_tree_has_stays_named(world: World) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
 def test_every_object_comes_back_from_a_copy(world: World, damage: str) -> None:
+    with world.open() as vault:
+        keeping.pin(vault, vault.find_snapshot("latest"), "")
+        keeping.hold(vault, "store", b"user0", "")
+        write_remainders(vault, vault.snapshots(), {"store": (b"user0",)})
     copy = MemoryBackend()
     execute_copy(world.backend, copy, plan_copy(world.backend, copy))
-    names = [name for prefix in ("packs/", "index/", "snapshots/") for name in world.names(prefix)]
+    prefixes = ("packs/", "index/", "snapshots/", "keeping/", "held/")
+    names = [name for prefix in prefixes for name in world.names(prefix)]
+    assert len({name.partition("/")[0] for name in names}) == len(prefixes)
     for name in names:
         if damage == "flip":
             world.flip(name)
