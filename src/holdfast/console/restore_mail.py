@@ -33,7 +33,7 @@ from holdfast.recover.scripts import ScriptPlan, Scripts
 from holdfast.recover.wanted import Chosen, folders_of, messages_of
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.instant import Instant
-from holdfast.vault.restore import restore_path
+from holdfast.vault.restore import Restored, restore_path
 
 STEPS_SHOWN_MAX: Final = 40
 
@@ -114,7 +114,7 @@ def _into_folder(chosen: Chosen, wish: MailWish, how: How, instants: dict[str, I
             progress.at(written.bytes, written.files)
 
         if shape == "files":
-            written = _exact(chosen, instants[how.at], how.target, wish)
+            written = _exact(chosen, instants[how.at], how.target, wish, progress)
         elif shape == "maildir":
             written = folders.as_maildir(chosen, how.target, show)
         else:
@@ -123,10 +123,14 @@ def _into_folder(chosen: Chosen, wish: MailWish, how: How, instants: dict[str, I
     return ExitStatus.DIFFERENCES if written.failed else ExitStatus.DONE
 
 
-def _exact(chosen: Chosen, instant: Instant, target: Path, wish: MailWish) -> Written:
+def _exact(chosen: Chosen, instant: Instant, target: Path, wish: MailWish, progress: Progress) -> Written:
     """Files as they were: whole accounts, or folders' directories."""
     folders.prepare(target)
     written = Written(failed=dict(chosen.problems))
+
+    def show(so_far: Restored) -> None:
+        progress.at(written.bytes + so_far.bytes, written.files + so_far.files)
+
     for account, boxes in chosen.boxes.items():
         places = {
             (box.tree, box.mailbox.path if wish.folder else folders.home_of(box)): _label(box, wish) for box in boxes
@@ -135,7 +139,7 @@ def _exact(chosen: Chosen, instant: Instant, target: Path, wish: MailWish) -> Wr
             place = target / folders.safe(account)
             if label or len(places) > 1:
                 place /= label or f"{number}-{folders.safe(path.decode('utf-8', 'replace'))}"
-            restored = restore_path(instant.vault, instant.snapshot.tree(tree), path, place)
+            restored = restore_path(instant.vault, instant.snapshot.tree(tree), path, place, progress=show)
             written.files += restored.files
             written.bytes += restored.bytes
             for failure in restored.failures:
@@ -303,6 +307,8 @@ def _tell_outcome(outcome: Outcome, how: How) -> None:
         click.echo(f"{outcome.account}{into}: {verb} {counted(added, 'message')}; {there:,} already there")
         for name in made.create:
             click.echo(f"    folder {printable(name)} {'would be made' if how.dry_run else 'was not there: made'}")
+        if made.subscribe:
+            click.echo(f"    subscriptions: {', '.join(map(printable, made.subscribe))}")
         if outcome.script_plan is not None and outcome.script_plan.put:
             active = f", active: {outcome.script_plan.activate}" if outcome.script_plan.activate else ""
             click.echo(f"    Sieve scripts: {', '.join(map(printable, outcome.script_plan.put))}{active}")
