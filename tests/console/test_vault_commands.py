@@ -444,3 +444,12 @@ def test_a_broken_configuration_does_not_stand_in_the_way_of_a_restore(desk: Des
     stranger.done("restore", "--to", str(tmp_path / "no"), status=ExitStatus.CONFIGURATION)
     keys = ("--vault", str(desk.location), "--identity", str(tmp_path / "vaults" / "vault.identity"))
     stranger.done("restore", *keys, "--to", str(tmp_path / "too"))
+
+
+def test_the_age_of_the_newest_snapshot_is_an_alarm(desk: Desk, tmp_path: Path) -> None:
+    assert "stand still" in desk.done("vault", "list", "--max-age", "1h", status=ExitStatus.DIFFERENCES)
+    desk.backup()
+    desk.done("vault", "list", "--max-age", "1h")
+    (tmp_path / "vaults" / "vault.identity").unlink()
+    assert len(desk.json("vault", "list", "--max-age", "2d")["snapshots"]) == 1
+    desk.done("vault", "list", "--max-age", "soon", status=ExitStatus.USAGE)

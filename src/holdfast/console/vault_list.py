@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from holdfast.console.emit import emit, json_option
-from holdfast.console.vault_options import vault_options
+from holdfast.console.emit import emit, json_option, warn
+from holdfast.console.vault_options import Span, vault_options
 
 if TYPE_CHECKING:
     from holdfast.console.vault_options import VaultChoice
@@ -22,10 +22,11 @@ SHOWN: Final = 40
 @click.option(
     "--last", type=click.IntRange(0), metavar="N", help="Only the N newest; 0: all.  [default: 40; with --json all]"
 )
+@click.option("--max-age", type=Span(), metavar="TIME", help="Exit status 3 when the newest is older: 26h, 2d.")
 @click.option("--vaults", is_flag=True, help="Not snapshots: the vaults known on this machine.")
 @vault_options
 @json_option
-def list_snapshots(last: int | None, vaults: bool, choice: VaultChoice, as_json: bool) -> None:
+def list_snapshots(last: int | None, max_age: float | None, vaults: bool, choice: VaultChoice, as_json: bool) -> None:
     """The snapshots of a vault, oldest first: when, of what, how much, and how many things are missing in each.
 
     Without an identity (on a machine that may only add) names and times are all there is to see.
@@ -33,6 +34,7 @@ def list_snapshots(last: int | None, vaults: bool, choice: VaultChoice, as_json:
     \b
     Example:
       holdfast vault list --last 10
+      holdfast vault list --last 1 --max-age 26h      (an alarm, from anywhere)
       holdfast vault list --json | jq -r '.snapshots[-1].taken_at'
     """
     if vaults:
@@ -71,7 +73,10 @@ def list_snapshots(last: int | None, vaults: bool, choice: VaultChoice, as_json:
             click.echo(
                 f"of {len(held):,} dropped snapshots legal holds keep a part: {', '.join(n[:8] for n in held[-5:])}"
             )
-    if any(row.get("damaged") for row in rows):
+    old = max_age is not None and (not names or time.time() - names[-1].taken_at_ns / 1e9 > max_age)
+    if old:
+        warn("there is no snapshot as young as it should be: the backups stand still")
+    if old or any(row.get("damaged") for row in rows):
         raise SystemExit(int(ExitStatus.DIFFERENCES))
 
 

@@ -73,6 +73,20 @@ class _Bytes(click.ParamType[int]):
         return int(float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2]])
 
 
+class Span(click.ParamType[float]):
+    """``36h``, ``14d``, ``8w``: seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", str(value).strip().lower())
+        if match is None or float(match[1]) == 0:
+            self.fail(f"{value!r}: write 36h, 14d or 8w", param, ctx)
+        return float(match[1]) * {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}[match[2]]
+
+
 limit_option = click.option(
     "--limit", type=_Bytes(), default=0, metavar="RATE", help="At most so many bytes a second: 500k, 20M."
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from holdfast.console.emit import emit, json_option, warn
-from holdfast.console.vault_options import vault_options
+from holdfast.console.vault_options import Span, vault_options
 
 if TYPE_CHECKING:
     from holdfast.console.vault_open import OpenedVault
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from holdfast.vault.prune import PrunePlan, Swept
 
 _PERIODS: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
-_WITHIN: Final = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
 
 def _keep_options(function: Any) -> Any:
@@ -26,7 +25,7 @@ def _keep_options(function: Any) -> Any:
         what = "the N newest" if period == "last" else f"the newest of each of the last N {_noun(period)} that have one"
         function = click.option(f"--keep-{period}", default=0, metavar="N", help=f"Keep {what}.")(function)
     help_text = "Keep all of this time before the newest: 36h, 14d, 8w."
-    return click.option("--keep-within", default="", metavar="TIME", help=help_text)(function)
+    return click.option("--keep-within", type=Span(), default=0.0, metavar="TIME", help=help_text)(function)
 
 
 def _noun(period: str) -> str:
@@ -42,7 +41,7 @@ def _noun(period: str) -> str:
 @vault_options
 @json_option
 def prune(
-    keep_within: str,
+    keep_within: float,
     drop: tuple[str, ...],
     dry_run: bool,
     yes: bool,
@@ -97,22 +96,14 @@ def prune(
         _show_swept(plan, swept)
 
 
-def _rules(within: str, keep: dict[str, int]) -> KeepRules | None:
+def _rules(within_seconds: float, keep: dict[str, int]) -> KeepRules | None:
+    """What the command line says; None: nothing."""
     from holdfast.vault.keep import KeepRules
 
-    seconds = 0.0
-    if within:
-        unit = _WITHIN.get(within[-1:].lower())
-        try:
-            seconds = float(within[:-1]) * unit if unit else -1.0
-        except ValueError:
-            seconds = -1.0
-        if seconds <= 0:
-            raise click.BadParameter(f"{within!r}: write 36h, 14d or 8w", param_hint="--keep-within")
     numbers = {period: keep[f"keep_{period}"] for period in _PERIODS}
-    if not seconds and not any(numbers.values()):
+    if not within_seconds and not any(numbers.values()):
         return None
-    return KeepRules(within_seconds=seconds, **numbers)
+    return KeepRules(within_seconds=within_seconds, **numbers)
 
 
 def _standing(at: OpenedVault, *, dropping: bool) -> KeepRules:
