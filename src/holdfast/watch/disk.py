@@ -98,6 +98,8 @@ class Disk:
         self._by_handle: dict[bytes, Directory | None] = {}
         self._by_id: dict[int, Directory | None] = {}
         self._fds: OrderedDict[int, int] = OrderedDict()
+        self._files: OrderedDict[int, int] = OrderedDict()
+        """Files kept open by node id, those used last."""
         self.patterns: dict[Place, int] = {}
         """For the reconciler: which patterns match a file there. Forgotten with the paths."""
         self.spots: dict[Where, Spot] = {}
@@ -169,6 +171,7 @@ class Disk:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+        self.close_files()
         for root in self._roots.values():
             os.close(root.fd)
         self._roots.clear()
@@ -352,6 +355,41 @@ class Disk:
             if error.errno in _GONE:
                 return ()
             raise Unreadable(os.strerror(error.errno or 0)) from error
+
+    def kept_open(self, node_id: int) -> tuple[int, os.stat_result] | None:
+        """A file that :meth:`keep_open` took, to be given back to it, and how it looks; None when there is none, or it
+        has no name any more."""
+        fd = self._files.pop(node_id, None)
+        if fd is None:
+            return None
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            os.close(fd)
+            return None
+        if not status.st_nlink:
+            os.close(fd)
+            return None
+        return fd, status
+
+    def keep_open(self, node_id: int, fd: int) -> None:
+        """Take an open file: it is of those that change again and again. Ours to close."""
+        if not self.opens_handles:  # an inode number is all that tells a file from the next one
+            os.close(fd)
+            return
+        self._files[node_id] = fd
+        if len(self._files) > self._limits.file_fds_max:
+            os.close(self._files.popitem(last=False)[1])
+
+    def close_file(self, node_id: int) -> None:
+        """The file has no name any more: its space must not be kept for us."""
+        fd = self._files.pop(node_id, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close_files(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
 
     def open_node(self, node: Node) -> int | None:
         """Open a file for reading by its identity; None when it is no more, or cannot be opened so here."""

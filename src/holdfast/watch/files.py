@@ -71,8 +71,10 @@ class Files:
         self._settled.clear()
         self._slow.clear()
         self._deferred.clear()
+        self._scene.disk.close_files()
 
     def went(self, node_id: int) -> None:
+        self._scene.disk.close_file(node_id)
         self._tails.drop(node_id)
         self._settled.pop(node_id, None)
 
@@ -231,7 +233,7 @@ class Files:
             try:
                 change = self._compare_small(file, node, mask)
             finally:
-                os.close(file.fd)
+                self._done_with(file, node)
         except Unreadable as error:
             scene.trouble(place, error.reason)
             return ()
@@ -245,9 +247,10 @@ class Files:
     def _open_known(self, node: Node, directory: Directory, place: Place) -> _Open | None:
         """The file, which is at *place*, or elsewhere by now; None when it is no more. Raises Unreadable, OSError."""
         disk = self._scene.disk
-        fd = disk.open_file(directory, place[1])
+        kept = disk.kept_open(node.id)
+        fd, status = kept or (disk.open_file(directory, place[1]), None)
         try:
-            if fd is not None:
+            if fd is not None and status is None:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode) or (status.st_ino != node.ino and node.ino):
                     os.close(fd)
@@ -257,6 +260,7 @@ class Files:
                 if fd is None:
                     return None
                 status = os.fstat(fd)
+            assert status is not None
             seen = observed(status)
             if seen is not None and seen.kind is NodeKind.FILE:
                 if seen.size <= FILE_BYTES_MAX:
@@ -334,6 +338,13 @@ class Files:
         except OSError as error:
             scene.trouble(file.place, os.strerror(error.errno or 0))
         finally:
+            self._done_with(file, node)
+
+    def _done_with(self, file: _Open, node: Node) -> None:
+        """Close the file, or keep it open when it will come again."""
+        if self._scene.pattern(file.directory, file.place) & APPENDED:
+            self._scene.disk.keep_open(node.id, file.fd)
+        else:
             os.close(file.fd)
 
     def _compare_blocks(

@@ -28,6 +28,8 @@ class Limits(Struct, frozen=True):
     """Directories whose path and tree are remembered: about 20 MB."""
     directory_fds_max: int = 256
     """Open directories: the usual limit of open files is 1024."""
+    file_fds_max: int = 200
+    """Open files: of those that change with every message, such as a mailbox's index log."""
     tails_bytes_max: int = 64 * 1024 * 1024
     """Last blocks of files that are patched often, so that a patch carries only what differs."""
     settled_max: int = 100_000
