@@ -453,3 +453,24 @@ def test_the_age_of_the_newest_snapshot_is_an_alarm(desk: Desk, tmp_path: Path) 
     (tmp_path / "vaults" / "vault.identity").unlink()
     assert len(desk.json("vault", "list", "--max-age", "2d")["snapshots"]) == 1
     desk.done("vault", "list", "--max-age", "soon", status=ExitStatus.USAGE)
+
+
+def test_a_copy_of_the_identity_on_a_stick_counts_as_kept_elsewhere(desk: Desk, tmp_path: Path) -> None:
+    identity = tmp_path / "vaults" / "vault.identity"
+    desk.done("vault", "keys", "check", "--identity", str(identity))
+    assert desk.backup()["identity_only_here"] is True, "the file itself proves nothing"
+    stick = tmp_path / "stick.txt"
+    shutil.copy(identity, stick)
+    assert "Noted" in desk.done("vault", "keys", "check", "--identity", str(stick))
+    assert desk.backup()["identity_only_here"] is False
+
+
+def test_keys_for_a_password_manager(desk: Desk, tmp_path: Path) -> None:
+    out = tmp_path / "keys.json"
+    desk.done("vault", "keys", "export", "--out", str(out))
+    kept = json.loads(out.read_text())
+    assert out.stat().st_mode & 0o077 == 0
+    assert kept["location"] == str(desk.location)
+    assert kept["identities"][0] in (tmp_path / "vaults" / "vault.identity").read_text()
+    assert kept["writer_key"] == json.loads((tmp_path / "vaults" / "vault.key").read_text())
+    assert "is there already" in desk.done("vault", "keys", "export", "--out", str(out), status=ExitStatus.REFUSED)
