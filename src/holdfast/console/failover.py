@@ -127,3 +127,31 @@ def alarm(as_json: bool) -> None:
         for way, wrong in ways.items():
             click.echo(f"! {way}: {wrong}" if wrong else f"{way}: sent")
     sys.exit(ExitStatus.DIFFERENCES if any(ways.values()) else ExitStatus.DONE)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="List the messages and add nothing.")
+@_json
+def merge(dry_run: bool, as_json: bool) -> None:
+    """On a returned machine that is a standby again: add the messages that only it has to the running server.
+
+    Each once: not where a message with its Message-ID is in that folder. Under `[failover]` rejoin = "automatic" it is
+    done without being asked. What was done is listed in /var/lib/holdfast/merged-*.json. Maildir only; exit status 3
+    when a message could not be added.
+
+    \b
+    Example:
+      holdfast merge --dry-run
+    """
+    answer = Client().post("/merge", dry_run=dry_run)
+    left = [each for each in answer["messages"] if each["outcome"] not in ("added", "there", "would be sent")]
+    if as_json:
+        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        for each in answer["messages"]:
+            click.echo(f"{each['outcome']:8} {each['account']}/{each['folder']} {each['message_id'] or each['path']}")
+        for wrong in answer["wrong"]:
+            click.echo(f"! {wrong}")
+        if not answer["messages"]:
+            click.echo("This machine has no messages that are to be added.")
+    sys.exit(ExitStatus.DIFFERENCES if left or answer["wrong"] else ExitStatus.DONE)

@@ -30,6 +30,7 @@ class _Group(LateGroup):
         "pause": Late("holdfast.console.failover", "pause", "Hold off automatic takeover: for maintenance."),
         "resume": Late("holdfast.console.failover", "resume", "Let automatic takeover happen again."),
         "why": Late("holdfast.console.failover", "why", "Why the site did what it did: the story of a past event."),
+        "merge": Late("holdfast.console.failover", "merge", "Add what only a returned machine has of messages."),
         "alarm": Late("holdfast.console.failover", "alarm", "Send a test to whom the alarms go."),
         "rebuild": Late("holdfast.console.rebuild", "rebuild", "From a bare machine to running mail, from a backup."),
         "lab": Late(
@@ -38,7 +39,7 @@ class _Group(LateGroup):
     }
     _order = (
         "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "pause", "resume", "vault",
-        "restore", "rebuild", "barrier", "log", "history", "why", "alarm", "trust", "found", "release", "lab",
+        "restore", "rebuild", "barrier", "log", "history", "why", "merge", "alarm", "trust", "found", "release", "lab",
         "version",
     )  # fmt: skip
 

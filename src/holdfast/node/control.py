@@ -9,6 +9,7 @@ POST   /plan/ACTION         Plan of ``takeover`` or ``switchover``; body {"why":
 POST   /ACTION              carry it out: Outcome
 POST   /rejoin, /found      give that order
 GET    /why?at=SECONDS      the story of the last event, or of the one nearest to that moment
+POST   /merge               add messages that only this machine holds to the running server
 POST   /alarm               send a test by every way: way to what went wrong
 POST   /pause, /resume      hold off automatic takeover, on every machine that answers, and let it happen again
 POST   /barrier             wait until everything done so far is in the log
@@ -97,6 +98,7 @@ class Control:
         app.router.add_post("/pause", self._pause)
         app.router.add_post("/resume", self._resume)
         app.router.add_get("/why", self._why)
+        app.router.add_post("/merge", self._merge)
         app.router.add_post("/alarm", self._alarm)
         app.router.add_post("/barrier", self._barrier)
         app.router.add_post("/verify", self._verify)
@@ -176,6 +178,10 @@ class Control:
     async def _why(self, request: web.Request) -> web.Response:
         at = request.query.get("at", "")
         return _json(await self._guard.why(float(at) if at else None))
+
+    async def _merge(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        return _json(await self._guard.merge(dry_run=bool(body.get("dry_run"))))
 
     async def _alarm(self, request: web.Request) -> web.Response:
         return _json({"ways": await self._alarms.test()})

@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced
+from holdfast.node import merging
 from holdfast.node.asks import Answers
 from holdfast.node.history import Event
 from holdfast.node.node import Decided, Node
@@ -52,6 +53,7 @@ ANNOUNCE_EVERY_SECONDS: Final = 10.0
 """Neighbours that missed or forgot the last announcement, or heard another's, learn it again."""
 EVENTS_MAX: Final = 1000
 """Of each machine, for a story: some weeks of a quiet site."""
+MERGE_EVERY_SECONDS: Final = 5.0
 PROOF_SECONDS: Final = 10.0
 REST_SECONDS: Final = (1.0, 30.0)
 """After an attempt that failed; doubled each time."""
@@ -116,17 +118,19 @@ class Guard:
         self._serve_again_at = 0.0
         self._rests_until = 0.0
         self._rest_seconds = REST_SECONDS[0]
-        self._silent_since: float | None = None
+        self._merge_at = 0.0
+        self._merging: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Raises nothing: what fails is tried again."""
         await self._node.world.bus.serve(self._prefix + self._node.world.settings.machine, self._asked)
         if self._node.asks is not None:
             self._node.asks.answer("history", self._history, changes=False)
+            self._node.asks.answer(merging.VERB, self._add_message, changes=True)
         self._looking = asyncio.create_task(self._look_on())
 
     async def stop(self) -> None:
-        for task in (self._looking, self._acting, self._stopping):
+        for task in (self._looking, self._acting, self._stopping, self._merging):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -307,6 +311,9 @@ class Guard:
         node = self._node
         hearing, beats, me = node.beats.hearing, node.beats.all, self._self()
         row = decide_standby(standby_facts(self.rules, me, hearing, beats, now))
+        if node.role is Role.STANDBY and now >= self._merge_at and self._merging is None:
+            self._merge_at = now + MERGE_EVERY_SECONDS
+            self._merging = asyncio.create_task(self._merge(me.primary))
         silent = hearing.silent_seconds(me.primary, now) if me.primary else 0.0
         if node.busy.locked() or self._acting is not None or node.role is Role.YIELDED:
             return
@@ -317,6 +324,49 @@ class Guard:
             others = [name for name in self.rules.others if name != me.primary]
             why = f"{me.primary} is not heard for {silent:.1f} s here, nor by {' or '.join(others)}"
             self._act(self._take_over(me.primary, why))
+
+    async def _merge(self, primary: str) -> None:
+        """What only this machine has of messages, when it was the primary once and has rejoined."""
+        try:
+            node = self._node
+            failover = node.world.settings.failover
+            serves = (beat := node.beats.last(primary)) is not None and beat.serving and node.beats.alive(primary)
+            open_reports = await asyncio.to_thread(merging.reports, node.world.settings.state)
+            if open_reports and serves and node.asks is not None and failover.policy == failover.rejoin == "automatic":
+                await self.merge()
+        finally:
+            self._merging = None
+
+    async def merge(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """Add the messages that only this machine holds to the running server: what became of each. Raises Refused.
+
+        *dry_run*: only which they are.
+        """
+        node = self._node
+        if node.role is not Role.STANDBY or node.asks is None or node.primary_name is None:
+            raise Refused(f"this machine is {node.role}: messages are merged from a standby that has rejoined")
+        settings, trees = node.world.settings, node.world.local.state.trees
+        if dry_run:
+            plan = await asyncio.to_thread(merging.plan, settings.state, trees)
+            return {"messages": msgspec.to_builtins(plan), "wrong": []}
+        done, wrong = await merging.send_all(settings.state, trees, node.asks, node.primary_name)
+        added = [each for each in done if each.outcome == "added"]
+        there = [each for each in done if each.outcome == "there"]
+        left = [f"{m.account}/{m.folder} {m.message_id or m.path}: {m.outcome}" for m in done if m not in added + there]
+        if done or wrong:
+            node.world.history.record(
+                f"{len(added)} messages that only this machine had are on {node.primary_name} now",
+                f"{len(there)} were there already, {len(left)} could not be added",
+                added=[f"{m.account}/{m.folder} {m.message_id}" for m in added[: merging.LISTED_MAX]],
+                left=left[: merging.LISTED_MAX],
+                wrong=wrong,
+            )
+        return {"messages": msgspec.to_builtins(done), "wrong": wrong}
+
+    async def _add_message(self, request: Answers) -> Answers:
+        node = self._node
+        serves = node.role is Role.PRIMARY and node.world.serving.on and not node.held
+        return await merging.answer(serves, node.world.settings.mail.dovecot.config, request)
 
     async def _take_over(self, primary: str, why: str) -> None:
         node = self._node
