@@ -12,9 +12,9 @@ from holdfast.console.vault_options import vault_options
 
 if TYPE_CHECKING:
     from holdfast.console.vault_options import VaultChoice
-    from holdfast.recover.departures import Departure
     from holdfast.recover.groupware import ItemQuery, ItemsFound, Version
     from holdfast.recover.search import Found, Presence, Seen
+    from holdfast.recover.traces import Departure, Traces
 
 SHOWN_MAX = 100
 PROBLEMS_SHOWN_MAX = 20
@@ -78,9 +78,9 @@ def find(
 
     from holdfast.console.vault_moments import accounts, day_or_time, headers_of, moments, moments_at
     from holdfast.console.vault_open import opened
-    from holdfast.recover.departures import departures
     from holdfast.recover.groupware import ItemQuery, find_items
     from holdfast.recover.search import Query, search
+    from holdfast.recover.traces import Traces, ground_of, traces
 
     now_ns = time.time_ns()
     gone_from = day_or_time(deleted_between[0], now_ns) if deleted_between else 0 if deleted else None
@@ -117,10 +117,18 @@ def find(
             deleted_from_ns=gone_from,
             deleted_until_ns=gone_until,
         )
-        found = search(there, query, headers, accounts(), line.show)
+        whose = accounts()
+        found = search(there, query, headers, whose, line.show)
+        if not at and found.moments:
+            newest = vault_at.vault.snapshot(vault_at.vault.find_snapshot("latest"))
+            asked_for = found.presences if query.only_deleted else found.presences[-limit:]
+            seen = traces(vault_at.vault, asked_for, query, ground_of(newest, whose))
+            found = _with_short(found, seen)
+        else:
+            seen = Traces({}, [], 0)
         line.wipe()
         shown = found.presences[-limit:] if limit > 0 else found.presences
-        _out(found, shown, departures(vault_at.vault, shown), as_json)
+        _out(found, shown, seen.departures, as_json)
 
 
 class _Line:
@@ -146,6 +154,15 @@ class _Line:
         if self._on:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def _with_short(found: Found, seen: Traces) -> Found:
+    """With the messages that no snapshot has."""
+    if seen.left_out:
+        words = f"{seen.left_out:,} archived records were not looked through: --deleted-between makes them fewer"
+        found.problems["between the snapshots"] = words
+    together = sorted([*found.presences, *seen.short], key=lambda presence: presence.received_s)
+    return found._replace(presences=together) if seen.short else found
 
 
 def _out(found: Found, shown: list[Presence], left: dict[int, Departure], as_json: bool) -> None:
@@ -253,7 +270,7 @@ def _seen(first: Seen, last: Seen, gone: Seen | None) -> dict[str, Any]:
     return {
         "first_seen": {"snapshot": first.label, "at": iso_text(first.at_ns)},
         "last_seen": {"snapshot": last.label, "at": iso_text(last.at_ns)},
-        "gone_by": None if gone is None else {"snapshot": gone.label, "at": iso_text(gone.at_ns)},
+        "gone_by": None if gone is None else {"snapshot": gone.label or None, "at": iso_text(gone.at_ns)},
     }
 
 

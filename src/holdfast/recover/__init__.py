@@ -10,7 +10,7 @@ Parts
     ``boxes``      a moment's boxes, and the messages in them
     ``headers``    what messages' headers say, remembered: in SQLite, by content
     ``search``     presences that answer a question
-    ``departures`` when exactly a message went, where the log is archived
+    ``traces``     between snapshots, where the log is archived: when exactly a message went; what came and went
     ``groupware``  events and contacts, the same way
     ``wanted``     what a restore is asked for, found in a moment
     ``folder``     restored into a folder: as files, Maildir or .eml
