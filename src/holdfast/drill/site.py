@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from holdfast.drill import lab_vault
 from holdfast.drill.lab import mailhost
 from holdfast.drill.lab.lab import Lab, Machine
 from holdfast.drill.lab.spec import LabError
@@ -36,17 +37,29 @@ class ProtectedLab:
         """The one with the mail first."""
         return [machine for machine in self.lab.machines() if machine.state.role in MAIL_ROLES]
 
-    def protect(self, mail: mailhost.MailSettings, *, more_configuration: str = "", failover: str = "manual") -> None:
-        """Set everything up and start the agents; returns at once. Raises LabError."""
+    def protect(
+        self,
+        mail: mailhost.MailSettings,
+        *,
+        more_configuration: str = "",
+        failover: str = "manual",
+        vault: bool = False,
+    ) -> None:
+        """Set everything up and start the agents; returns at once. *vault*: see ``lab_vault``. Raises LabError."""
         self._failover = failover
         main, *standbys = self.mail_machines
         mailhost.configure(main, mail)
+        if vault:
+            lab_vault.make_vault(main)
+            more_configuration += lab_vault.CONFIGURATION
         for machine in standbys:
             mailhost.prepare(machine)
         bundles = self._init(main, more_configuration)
         for machine in self._agents():
             if machine.name != main.name:
-                self._join(machine, main, bundles[machine.name])
+                self.join(machine, main, bundles[machine.name])
+                if vault and machine.state.role in MAIL_ROLES:
+                    lab_vault.share_key(main, machine)
             self._allow_many_takeovers(machine)
             machine.sync()
         for machine in self._agents():
@@ -78,7 +91,8 @@ class ProtectedLab:
     def _put_password(self, machine: Machine) -> None:
         mailhost.put(machine, PASSWORD_FILE, self.lab.accounts[0].password + "\n", mode=0o600)
 
-    def _join(self, machine: Machine, main: Machine, bundle: dict[str, str]) -> None:
+    def join(self, machine: Machine, main: Machine, bundle: dict[str, str]) -> None:
+        """Bring a bundle from *main* to *machine*. Raises LabError."""
         target = machine.path("/root/site.join")
         target.write_bytes(main.path(bundle["bundle"]).read_bytes())
         target.chmod(0o600)

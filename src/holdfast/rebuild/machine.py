@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -44,7 +45,7 @@ HELPERS: Final = (
 """Started before the mail software where they were enabled: mail passes through them."""
 REQUEUE_SECONDS: Final = 1.0
 """How often the queue is looked through for accounts that have just come back, at most."""
-ANSWER_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 0.5
 """A service address that accepts a connection within it is another machine's."""
 _HERE: Final = "127.0.0.1"
 
@@ -325,12 +326,12 @@ class Rebuild:
             return
         addresses = Addresses(settings.service.interface, settings.service.addresses)
         held = addresses.held()
-        for address in addresses.addresses:
-            if address not in held and _answers(str(address.ip)):
-                raise Refused(
-                    f"something answers at the service address {address.ip}: another machine serves",
-                    hint="Stop it, or repeat with --join standby (or none): then the address is left alone.",
-                )
+        wanted = [str(address.ip) for address in addresses.addresses if address not in held]
+        if answering := _answering(wanted):
+            raise Refused(
+                f"something answers at the service address {answering[0]}: another machine serves",
+                hint="Stop it, or repeat with --join standby (or none): then the address is left alone.",
+            )
         addresses.take()
 
     def _must_answer(self, probe: ProbeResult) -> None:
@@ -356,11 +357,16 @@ class Rebuild:
             self._book.fail(os.path.join(place, os.fsdecode(failure.path)), failure.reason)
 
 
-def _answers(address: str) -> bool:
-    for port in (25, 143, 993):
+def _answering(addresses: list[str]) -> list[str]:
+    """Those at which a mail service accepts a connection; all are tried at once, for nobody answers usually."""
+
+    def accepts(place: tuple[str, int]) -> bool:
         try:
-            with socket.create_connection((address, port), ANSWER_SECONDS):
+            with socket.create_connection(place, ANSWER_SECONDS):
                 return True
         except OSError:
-            continue
-    return False
+            return False
+
+    places = [(address, port) for address in addresses for port in (25, 143, 993)]
+    with ThreadPoolExecutor(max(len(places), 1)) as pool:
+        return [place[0] for place, answers in zip(places, pool.map(accepts, places), strict=True) if answers]

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from holdfast.changes.exchange import EntryKind
-from holdfast.mail.inventory import Inventory
+from holdfast.mail.inventory import OWN_TREE, Inventory
 from holdfast.mail.port import Commands
 from holdfast.mail.vault_inventory import Completeness, completeness, read_inventory, read_manifest
 from holdfast.node.enrol import CONFIGURATION_FOLDER
@@ -25,6 +25,7 @@ from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.record import Entry, TreeRoot, split_ids, walk
 from holdfast.vault.repository import Vault
 
+SNAPSHOTS_LOOKED_MAX: Final = 1000
 SAMPLE_BYTES_MAX: Final = 32 << 20
 SAMPLE_SECONDS_MAX: Final = 3.0
 BLOCK_BYTES: Final = 4096
@@ -118,6 +119,10 @@ async def make_plan(
     read = vault.content
     inventory, manifest = read_inventory(trees, read), read_manifest(trees, read)
     found = survey(trees, inventory, read)
+    elsewhere: tuple[str, ...] = ()
+    if found.own is None and (other := _own_elsewhere(vault)) is not None:
+        found = found._replace(own=other.tree)
+        elsewhere = (other.words,)
     own = plan_own(found.own, inventory, read, machine=wish.machine, folder=folder)
     software = None
     if wish.packages and manifest is not None:
@@ -137,13 +142,28 @@ async def make_plan(
         software=software,
         users=users,
         own=own,
-        completeness=completeness(trees, read),
+        completeness=completeness((*trees, *([found.own] if elsewhere and found.own else ())), read),
         rate=sample(vault, (unit for unit in units if unit.target not in placed)),
         refusals=(*refusals, *_no_room(found, placed)),
-        notes=tuple(remarks(found, inventory, software, own)),
+        notes=(*elsewhere, *remarks(found, inventory, software, own)),
         inventory=inventory,
         system_units=manifest.units if manifest is not None else (),
     )
+
+
+class _Own(NamedTuple):
+    tree: TreeRoot
+    words: str
+
+
+def _own_elsewhere(vault: Vault) -> _Own | None:
+    """The newest snapshot that has the site's keys: what the log feeds has none, a scan (`vault backup`) has them."""
+    for name in reversed(vault.snapshots()[-SNAPSHOTS_LOOKED_MAX:]):
+        for tree in vault.snapshot(name).trees:
+            if tree.name == OWN_TREE:
+                when = time.strftime("%Y-%m-%d %H:%M", time.localtime(name.taken_at_ns / 1e9))
+                return _Own(tree, f"the site's keys come from snapshot {name.short[:8]} of {when}")
+    return None
 
 
 def _no_room(found: Survey, placed: frozenset[str]) -> tuple[str, ...]:
