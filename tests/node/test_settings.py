@@ -111,3 +111,8 @@ def test_three_machines_take_over_by_themselves_and_two_never_can() -> None:
 
 def test_a_preferred_standby_must_hold_the_mail() -> None:
     assert "nobody" in refusal(GOOD.replace("policy = ", 'prefer = ["nobody"]\npolicy = '))
+
+
+def test_the_hour_of_the_failback_is_a_time() -> None:
+    assert parse_settings(GOOD.replace("policy = ", 'failback_at = "03:30"\npolicy = '), "x").failover.failback_at
+    assert "3:30" in refusal(GOOD.replace("policy = ", 'failback_at = "3:30"\npolicy = '))

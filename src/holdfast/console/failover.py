@@ -155,3 +155,27 @@ def merge(dry_run: bool, as_json: bool) -> None:
         if not answer["messages"]:
             click.echo("This machine has no messages that are to be added.")
     sys.exit(ExitStatus.DIFFERENCES if left or answer["wrong"] else ExitStatus.DONE)
+
+
+@click.command()
+@_json
+def decide(as_json: bool) -> None:
+    """Take over now, or wait? What each would cost, for the person who has to decide. On the standby.
+
+    \b
+    Example:
+      holdfast decide
+    """
+    found = Client().get("/decide")
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    click.echo(found["situation"])
+    click.echo(f"By itself, {found['machine']} does: {found['by_itself']}")
+    for choice in found["choices"]:
+        click.echo(f"\n{choice['name'].upper()}")
+        for name in ("lost", "users", "time"):
+            click.echo(f"  {name:6} {choice[name]}")
+        for risk in choice["risks"]:
+            click.echo(f"  risk   {risk}")
+        click.echo(f"  how    {choice['how']}")

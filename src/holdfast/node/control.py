@@ -9,6 +9,7 @@ POST   /plan/ACTION         Plan of ``takeover`` or ``switchover``; body {"why":
 POST   /ACTION              carry it out: Outcome
 POST   /rejoin, /found      give that order
 GET    /why?at=SECONDS      the story of the last event, or of the one nearest to that moment
+GET    /decide              Desk: what taking over now would cost, and waiting
 POST   /merge               add messages that only this machine holds to the running server
 POST   /alarm               send a test by every way: way to what went wrong
 POST   /pause, /resume      hold off automatic takeover, on every machine that answers, and let it happen again
@@ -33,6 +34,7 @@ from aiohttp import web
 
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.node.alarms import Alarms
+from holdfast.node.desk import desk
 from holdfast.node.guard import Guard
 from holdfast.node.metrics import render_metrics
 from holdfast.node.node import Node
@@ -99,6 +101,7 @@ class Control:
         app.router.add_post("/resume", self._resume)
         app.router.add_get("/why", self._why)
         app.router.add_post("/merge", self._merge)
+        app.router.add_get("/decide", self._decide)
         app.router.add_post("/alarm", self._alarm)
         app.router.add_post("/barrier", self._barrier)
         app.router.add_post("/verify", self._verify)
@@ -178,6 +181,13 @@ class Control:
     async def _why(self, request: web.Request) -> web.Response:
         at = request.query.get("at", "")
         return _json(await self._guard.why(float(at) if at else None))
+
+    async def _decide(self, request: web.Request) -> web.Response:
+        node = self._node
+        primary = node.primary_name or ""
+        silent = node.beats.silent_seconds(primary) if primary != node.world.settings.machine else 0.0
+        events = node.world.history.events(1000)
+        return _json(desk(await site_status(node), node.beats.last(primary), silent, events))
 
     async def _merge(self, request: web.Request) -> web.Response:
         body = await self._body(request)

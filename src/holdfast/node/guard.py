@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,8 @@ from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced
 from holdfast.node import merging
 from holdfast.node.asks import Answers
+from holdfast.node.beats import Beat
+from holdfast.node.failback import Home, against, due
 from holdfast.node.history import Event
 from holdfast.node.node import Decided, Node
 from holdfast.node.operations import Operations
@@ -118,6 +121,7 @@ class Guard:
         self._serve_again_at = 0.0
         self._rests_until = 0.0
         self._rest_seconds = REST_SECONDS[0]
+        self._home_tried: datetime | None = None
         self._merge_at = 0.0
         self._merging: asyncio.Task[None] | None = None
 
@@ -320,10 +324,45 @@ class Guard:
         if self._set(row) and silent >= MISSING_SECONDS and node.guarded:
             heard = {name: round(hearing.silent_seconds(name, now), 3) for name in self.rules.others}
             node.world.history.record(f"decided: {row.order}", f"{me.primary}: {row.reason}", silent=heard)
+        self._go_home(me, beats)
         if row.order is Order.PROMOTE:
             others = [name for name in self.rules.others if name != me.primary]
             why = f"{me.primary} is not heard for {silent:.1f} s here, nor by {' or '.join(others)}"
             self._act(self._take_over(me.primary, why))
+
+    def _go_home(self, me: Self, beats: dict[str, Beat]) -> None:
+        """At the set hour, when this is the preferred machine."""
+        node = self._node
+        now = datetime.fromtimestamp(node.world.clocks.wall_seconds())
+        at = node.world.settings.failover.failback_at
+        if (
+            self.rules.standbys[0] != self.rules.me
+            or not due(at, now, self._home_tried)
+            or node.role is not Role.STANDBY
+        ):
+            return
+        self._home_tried = now
+        beat = beats.get(me.primary)
+        lag = node.standby.follow.lag() if node.standby is not None else None
+        home = Home(
+            preferred=True,
+            standby=True,
+            primary_serves=beat is not None and beat.serving and node.beats.alive(me.primary),
+            paused=me.paused or (beat is not None and bool(beat.paused)),
+            ready=node.readiness.last.ready,
+            behind_records=0 if beat is None else max(0, beat.captured - me.applied),
+            lag_ms_p99=0.0 if lag is None else lag.p99_ms,
+        )
+        if why := against(home):
+            node.world.history.record("no failback today", why)
+            return
+        self._act(self._switch_home(at))
+
+    async def _switch_home(self, at: str) -> None:
+        try:
+            await self.operations.switchover(f"home to the preferred machine, as every day at {at}")
+        except HoldfastError as error:
+            self._node.world.history.record("no failback today", error.message)
 
     async def _merge(self, primary: str) -> None:
         """What only this machine has of messages, when it was the primary once and has rejoined."""

@@ -7,6 +7,7 @@ key and what was expected. `docs/reference/configuration.md` is made from the st
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
 from typing import Final, Literal
@@ -112,6 +113,9 @@ class FailoverSettings(_Table, frozen=True):
     What only it has is kept aside and listed either way."""
     prefer: tuple[str, ...] = ()
     """Which standby goes first when several have the same of the log; empty: in the order of ``machines``."""
+    failback_at: str = ""
+    """A time of the day (``03:30``, this machine's clock) at which the most preferred machine, when it is a standby and
+    nothing speaks against it, becomes the primary by a switchover. Empty: by a person, `holdfast switchover` there."""
 
 
 class AlarmSettings(_Table, frozen=True):
@@ -260,6 +264,8 @@ def _checked(settings: Settings, source: str) -> Settings:
             'Add a third machine that hears both (a small one, role = "relay"), or write policy = "manual": '
             "a takeover is then one command.",
         )
+    if settings.failover.failback_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", settings.failover.failback_at):
+        raise wrong(f"failover.failback_at: {settings.failover.failback_at!r} is no time", "Write it as 03:30.")
     for name in settings.failover.prefer:
         if name not in [machine.name for machine in settings.mail_machines]:
             raise wrong(f"failover.prefer: {name!r} is no machine of role mail", "Name machines that hold the mail.")

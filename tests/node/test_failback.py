@@ -1,0 +1,73 @@
+"""Home at a set hour: once a day, on the preferred machine, and only when nothing speaks against it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from holdfast.node.failback import Home, against, due
+from holdfast.node.guard import Guard
+from holdfast.node.roles import Role
+
+from .two_nodes import TwoNodes, run, wait_until
+
+GOOD = Home(True, True, True, False, True, 0, 20.0)
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(f"2026-11-22T{text}")
+
+
+def test_it_is_due_in_the_quarter_of_an_hour_after_its_time_and_once_a_day() -> None:
+    assert not due("03:30", at("03:29:59"), None)
+    assert due("03:30", at("03:30:00"), None)
+    assert not due("03:30", at("03:45:00"), None)
+    assert not due("03:30", at("03:31:00"), at("03:30:00"))
+    assert due("03:30", at("03:30:00"), datetime.fromisoformat("2026-11-21T03:30:00"))
+    assert not due("", at("03:30:00"), None)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"preferred": False}, "preferred"),
+        ({"standby": False}, "no standby"),
+        ({"primary_serves": False}, "not heard"),
+        ({"paused": True}, "paused"),
+        ({"ready": False}, "not ready"),
+        ({"behind_records": 5000}, "behind"),
+        ({"lag_ms_p99": 9000.0}, "behind"),
+    ],
+)
+def test_what_speaks_against_it(change: dict[str, object], why: str) -> None:
+    assert against(GOOD) == ""
+    assert why in against(GOOD._replace(**change))  # type: ignore[arg-type]
+
+
+def test_the_preferred_machine_goes_home_by_itself(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        assert (await nodes.backup.operations.switchover("away")).done
+        await nodes.main.wait_role(Role.STANDBY)
+        main = nodes.main.node
+        await wait_until(lambda: main.beats.alive("backup"), lambda: "backup is not heard")
+        await wait_until(lambda: bool((b := main.beats.last("backup")) and b.serving), lambda: "backup does not serve")
+        now = datetime.fromtimestamp(nodes.main.clock.seconds())
+        guard = Guard(main, nodes.main.operations)
+        object.__setattr__(main.world, "settings", _with_failback(main.world.settings, now))
+        await guard.start()
+        try:
+            await nodes.main.wait_role(Role.PRIMARY)
+        finally:
+            await guard.stop()
+        assert any("home to the preferred machine" in event for event in nodes.main.events())
+
+    run(tmp_path, scenario)
+
+
+def _with_failback(settings: object, now: datetime) -> object:
+    import msgspec
+
+    failover = msgspec.structs.replace(settings.failover, failback_at=f"{now:%H:%M}")  # type: ignore[attr-defined]
+    return msgspec.structs.replace(settings, failover=failover)  # type: ignore[type-var]
