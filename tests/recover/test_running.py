@@ -242,6 +242,27 @@ def test_what_find_shows_is_what_the_server_has(running: Running) -> None:
     assert seen == {name.replace(separator, "/"): len(messages) for name, messages in state.items() if messages}
 
 
+def test_a_broken_index_is_named_and_is_no_deletion(running: Running, tmp_path: Path) -> None:
+    if "dbox" not in running.box.config.read_text():
+        return  # a Maildir's names tell all
+    with running.session() as session:
+        fill(session)
+    moments = [running.snapshot()]
+    copy = tmp_path / "store"
+    subprocess.run(["cp", "-a", str(running.box.store), str(copy)], check=True)
+    for log in copy.rglob("INBOX/dbox-Mails/dovecot.index.log"):
+        log.write_bytes(b"\xff" * 100)
+    made = backup.backup_trees(running.vault, [site.tree(copy)], "main", clocks=running.clocks)
+    moments.append(Moment("broken00", made.snapshot.taken_at_ns, made.snapshot.trees, running.vault.content))
+    found = search(moments, Query(account=USER), Headers(), Accounts())
+    assert [place for place in found.problems if "INBOX" in place]
+    assert [one for one in found.presences if one.gone is not None] == []
+    chosen = folders_of(moments[1], USER, "INBOX", Accounts())
+    assert chosen.problems
+    expected = len(list(copy.glob("*/alice/*/mailboxes/INBOX/dbox-Mails/u.*")))
+    assert chosen.total == expected, "sdbox: the files are there, without flags; mdbox: nothing says what is in it"
+
+
 def test_a_folder_restored_as_maildir_is_that_folder(running: Running, tmp_path: Path) -> None:
     with running.session() as session:
         fill(session)

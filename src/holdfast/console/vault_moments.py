@@ -19,7 +19,7 @@ from holdfast.mail.dovecot import Dovecot
 from holdfast.mail.mailboxes import Accounts
 from holdfast.mail.settings import MailSettings
 from holdfast.node.settings import load_settings
-from holdfast.recover.boxes import Moment
+from holdfast.recover.boxes import Moment, remembering
 from holdfast.recover.headers import Headers
 from holdfast.vault.faults import SnapshotUnknown
 from holdfast.vault.instant import Instant
@@ -31,7 +31,7 @@ LABEL_CHARS = 8
 def moment_of(vault: Vault, name: SnapshotName) -> Moment:
     """Raises VaultDamaged, WrongKey, SnapshotUnknown."""
     snapshot = vault.snapshot(name)
-    return Moment(name.short[:LABEL_CHARS], snapshot.taken_at_ns, snapshot.trees, vault.content)
+    return Moment(name.short[:LABEL_CHARS], snapshot.taken_at_ns, snapshot.trees, remembering(vault.content))
 
 
 def moment_of_instant(instant: Instant) -> Moment:
@@ -40,7 +40,7 @@ def moment_of_instant(instant: Instant) -> Moment:
     label = instant.target.base.short[:LABEL_CHARS]
     if instant.target.frames and position is not None:
         label = f"{position.incarnation[:LABEL_CHARS]}:{position.sequence}"
-    return Moment(label, instant.snapshot.taken_at_ns, instant.snapshot.trees, instant.vault.content)
+    return Moment(label, instant.snapshot.taken_at_ns, instant.snapshot.trees, remembering(instant.vault.content))
 
 
 def moments(vault: Vault) -> Iterator[Moment]:

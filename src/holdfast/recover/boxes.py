@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Set
 from typing import Final, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ INDEX_BYTES_MAX: Final = 256 * 1024 * 1024
 """Of a folder's index files: fifty times those of a folder with 100,000 messages."""
 IDENTITY_BYTES: Final = 16
 _decoder: Final = msgspec.msgpack.Decoder(tuple[Entry, ...])
+REMEMBERED_BYTES_MIN, REMEMBERED_MAX = 64 * 1024, 4
 MAPS_KEPT_MAX: Final = 16
 """Of mdbox stores, read and held: one is 100 bytes a message."""
 
@@ -38,6 +40,23 @@ class Moment(NamedTuple):
     read: Read
 
 
+def remembering(read: Read) -> Read:
+    """*read*, with the last large contents kept: a file of an mdbox holds many messages, which are read one by one."""
+    kept: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def read_once(content_id: bytes) -> bytes:
+        if content_id in kept:
+            return kept[content_id]
+        data = read(content_id)
+        if len(data) >= REMEMBERED_BYTES_MIN:
+            kept[content_id] = data
+            if len(kept) > REMEMBERED_MAX:
+                kept.popitem(last=False)
+        return data
+
+    return read_once
+
+
 class Box(NamedTuple):
     """One folder. *state*: differs when anything in it differs. *directories*: where its messages stand."""
 
@@ -49,6 +68,11 @@ class Box(NamedTuple):
     """Maildir: ``cur`` and ``new``; dbox: ``dbox-Mails``, mdbox: and ``storage``; each with its path in the tree."""
     keywords: bytes
     """Maildir: the content of ``dovecot-keywords``."""
+
+    @property
+    def own_state(self) -> bytes:
+        """Differs when a message or a flag in it differs. (An mdbox's ``state`` also when another folder's does.)"""
+        return self.directories[0][1].content if self.mailbox.format is Format.MDBOX else self.state
 
 
 class Stored(NamedTuple):
@@ -86,7 +110,8 @@ class Stored(NamedTuple):
             return b"".join(read(content_id) for content_id in split_ids(self.content))
         first, ids = self._span()
         begin = self.at - first * CONTENT_BYTES_MAX
-        return b"".join(read(content_id) for content_id in ids)[begin : begin + self.length]
+        data = read(ids[0]) if len(ids) == 1 else b"".join(read(content_id) for content_id in ids)
+        return data[begin : begin + self.length]
 
 
 class Message(NamedTuple):
@@ -225,13 +250,21 @@ class Reader:
         self._maps: dict[bytes, tuple[Index, dict[bytes, Entry]]] = {}
 
     def messages(self, box: Box, read: Read) -> Iterator[Stored]:
-        """All of a box. Raises VaultDamaged (a directory, or an index, cannot be read), WrongKey."""
+        """All of a box. Raises VaultDamaged (a directory cannot be read), WrongKey."""
         if box.mailbox.format is Format.MAILDIR:
-            yield from self._maildir(box, read)
-        elif box.mailbox.format is Format.SDBOX:
-            yield from self._sdbox(box, read)
-        else:
-            yield from self._mdbox(box, read)
+            return self._maildir(box, read)
+        try:
+            return iter(list(self.dbox(box, read, set(), frozenset())))
+        except IndexUnreadable as error:
+            self._problems.add(_place(box), error.message)
+            return self._without_index(box, read) if box.mailbox.format is Format.SDBOX else iter(())
+
+    def dbox(self, box: Box, read: Read, keys: set[bytes], known: Set[bytes]) -> Iterator[Stored]:
+        """Of a box in sdbox or mdbox: the messages whose keys are not *known*; all keys into *keys*. Raises
+        IndexUnreadable, and as :meth:`messages`."""
+        if box.mailbox.format is Format.SDBOX:
+            return self._sdbox(box, read, keys, known)
+        return self._mdbox(box, read, keys, known)
 
     def _maildir(self, box: Box, read: Read) -> Iterator[Stored]:
         words = _Words(box, read)
@@ -261,28 +294,40 @@ class Reader:
             went.update(map(mailboxes.base_name, names))
         return went, came
 
-    def _sdbox(self, box: Box, read: Read) -> Iterator[Stored]:
+    def _sdbox(self, box: Box, read: Read, keys: set[bytes], known: Set[bytes]) -> Iterator[Stored]:
         path, directory = box.directories[0]
         files = {entry.name: entry for entry in entries_of(directory.content, read)}
-        index = self._index(box, files, b"dovecot.index", read)
-        uids = index.flags if index is not None else _uids_of(files)
-        for uid in uids:
+        index = _index(files, b"dovecot.index", read)
+        for uid in index.flags:
+            key = b"%d.%d" % (index.uid_validity, uid)
+            keys.add(key)
             entry = files.get(b"u.%d" % uid)
+            if key in known:
+                continue
             if entry is None or entry.kind is not EntryKind.FILE:
                 self._problems.add(_place(box), f"the index has message {uid}, and its file is not there")
                 continue
-            flags = index.imap_flags(uid) if index is not None else ()
-            key = b"%d.%d" % (index.uid_validity if index is not None else 0, uid)
+            flags = index.imap_flags(uid)
             yield Stored(key, _below(path, entry.name), entry.content, entry.size, entry.meta.mtime_ns, flags)
 
-    def _mdbox(self, box: Box, read: Read) -> Iterator[Stored]:
+    def _without_index(self, box: Box, read: Read) -> Iterator[Stored]:
+        """sdbox: the files themselves, without flags."""
+        path, directory = box.directories[0]
+        for entry in entries_of(directory.content, read):
+            if entry.kind is EntryKind.FILE and entry.name.startswith(b"u.") and entry.name[2:].isdigit():
+                key = b"0." + entry.name[2:]
+                yield Stored(key, _below(path, entry.name), entry.content, entry.size, entry.meta.mtime_ns, ())
+
+    def _mdbox(self, box: Box, read: Read, keys: set[bytes], known: Set[bytes]) -> Iterator[Stored]:
         files = {entry.name: entry for entry in entries_of(box.directories[0][1].content, read)}
-        index = self._index(box, files, b"dovecot.index", read)
-        mapped = self._map(box, read)
-        if index is None or mapped is None:
-            return
-        places, storage = mapped[0].values(MAP_EXTENSION), mapped[1]
+        index = _index(files, b"dovecot.index", read)
+        mapped, storage = self._map(box, read)
+        places = mapped.values(MAP_EXTENSION)
         for uid, value in index.values(MDBOX_EXTENSION).items():
+            key = b"%d.%d" % (index.uid_validity, uid)
+            keys.add(key)
+            if key in known:
+                continue
             place = places.get(int.from_bytes(value[:4], "little"), b"")
             number, at, length = (int.from_bytes(place[i : i + 4], "little") for i in (0, 4, 8))
             entry = storage.get(b"m.%d" % number)
@@ -290,31 +335,26 @@ class Reader:
                 self._problems.add(_place(box), f"message {uid} is not where the map of storage/ says")
                 continue
             path = _below(box.directories[1][0], entry.name)
-            key = b"%d.%d" % (index.uid_validity, uid)
             flags = index.imap_flags(uid)
             yield Stored(key, path, entry.content, entry.size, entry.meta.mtime_ns, flags, at, length)
 
-    def _map(self, box: Box, read: Read) -> tuple[Index, dict[bytes, Entry]] | None:
+    def _map(self, box: Box, read: Read) -> tuple[Index, dict[bytes, Entry]]:
         content = box.directories[1][1].content
         if content not in self._maps:
             files = {entry.name: entry for entry in entries_of(content, read)}
-            index = self._index(box, files, b"dovecot.map.index", read)
-            if index is None:
-                return None
+            index = _index(files, b"dovecot.map.index", read)
             if len(self._maps) >= MAPS_KEPT_MAX:
                 self._maps.clear()
             self._maps[content] = index, files
         return self._maps[content]
 
-    def _index(self, box: Box, files: dict[bytes, Entry], name: bytes, read: Read) -> Index | None:
-        wanted = [files.get(name + suffix) for suffix in (b"", b".log", b".log.2")]
-        try:
-            if sum(entry.size for entry in wanted if entry is not None) > INDEX_BYTES_MAX:
-                raise IndexUnreadable("it is larger than any index should be")
-            return read_index(*(None if entry is None else _file(entry.content, read) for entry in wanted))
-        except (IndexUnreadable, VaultDamaged) as error:
-            self._problems.add(_place(box), f"{name.decode()}: {error.message}")
-            return None
+
+def _index(files: dict[bytes, Entry], name: bytes, read: Read) -> Index:
+    """Raises IndexUnreadable, VaultDamaged."""
+    wanted = [files.get(name + suffix) for suffix in (b"", b".log", b".log.2")]
+    if sum(entry.size for entry in wanted if entry is not None) > INDEX_BYTES_MAX:
+        raise IndexUnreadable("an index is larger than any should be")
+    return read_index(*(None if entry is None else _file(entry.content, read) for entry in wanted))
 
 
 class _Words:
@@ -343,11 +383,6 @@ def _entries(part: bytes, read: Read) -> tuple[Entry, ...]:
         return _decoder.decode(read(part))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise VaultDamaged(f"part {part.hex()} of a directory is unreadable ({error})") from None
-
-
-def _uids_of(files: dict[bytes, Entry]) -> list[int]:
-    """Where no index can be read: the files themselves."""
-    return sorted(int(name[2:]) for name in files if name.startswith(b"u.") and name[2:].isdigit())
 
 
 def _file(content: bytes, read: Read) -> bytes:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from blake3 import blake3
 from msgspec import Struct
 
+from holdfast.mail.dovecot_index import IndexUnreadable
 from holdfast.mail.mailboxes import Accounts, Format
 from holdfast.recover.boxes import Box, Boxes, Moment, Problems, Reader, Stored
 from holdfast.recover.headers import Header, Headers
@@ -147,7 +148,8 @@ class _Folder:
         self.read = read
         """Of the moment of *box*: another moment may not have its contents."""
         self.looked_at = False
-        self.uids: frozenset[bytes] = frozenset()
+        self.keys: frozenset[bytes] = frozenset()
+        """dbox: of all its messages."""
         self.open: dict[bytes, Presence] = {}
 
 
@@ -177,7 +179,7 @@ class _Search:
             folder = self._folders.get(key)
             if folder is None:
                 folder = self._folders[key] = _Folder(box, moment.read)
-            elif folder.looked_at and folder.box.state == box.state:
+            elif folder.looked_at and folder.box.own_state == box.own_state:
                 folder.box, folder.read = box, moment.read
                 continue
             self._look(folder, box, moment.read)
@@ -193,7 +195,7 @@ class _Search:
                 gone, came = self._maildir(folder, box, read)
             else:
                 gone, came = self._dbox(folder, box, read)
-        except VaultDamaged as error:
+        except (VaultDamaged, IndexUnreadable) as error:
             self.problems.add(f"{box.account}, {box.mailbox.folder}, {self._now.label}", error.message)
             return
         folder.box, folder.read, folder.looked_at = box, read, True
@@ -214,10 +216,11 @@ class _Search:
         return went, {stored.key: stored for stored in came}
 
     def _dbox(self, folder: _Folder, box: Box, read: Read) -> tuple[set[bytes], dict[bytes, Stored]]:
-        now = {stored.key: stored for stored in self._reader.messages(box, read)}
-        before, folder.uids = folder.uids, frozenset(now)
-        came = {key: stored for key, stored in now.items() if key not in before or key in folder.open}
-        return set(before - now.keys()), came
+        keys: set[bytes] = set()
+        known = folder.keys - folder.open.keys()
+        came = {stored.key: stored for stored in self._reader.dbox(box, read, keys, known)}
+        before, folder.keys = folder.keys, frozenset(keys)
+        return set(before - keys), came
 
     def _open(self, folder: _Folder, box: Box, stored: Stored, read: Read) -> None:
         self.messages += 1
