@@ -219,6 +219,19 @@ def test_a_primary_that_is_not_heard_stops_and_is_replaced(site: Site, *, one_wa
     assert_one_writer(site, "backup")
 
 
+def test_a_primary_left_alone_stops_and_serves_again_when_it_is_heard(site: Site) -> None:
+    """Nobody can replace it, but it cannot know that: it hears nobody."""
+    epoch = site.status("main")["epoch"]
+    site.machine("backup").kill()
+    site.lab.cut("main")
+    wait_until(lambda: not addresses_of(site, "main"), 10, "main to give the address back", 0.02)
+    site.lab.heal()
+    wait_serving(site, "main")
+    assert addresses_of(site, "main")
+    assert site.status("main")["epoch"] == epoch, "a record of its own was proof enough"
+    assert "it serves" in said(site, "main").rpartition("stops serving")[2]
+
+
 LONE = "Message-ID: <{name}@only-on-main.test>\\nSubject: {name}\\n\\nonly here\\n"
 
 

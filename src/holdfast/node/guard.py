@@ -132,6 +132,7 @@ class Guard:
             self._node.asks.answer("history", self._history, changes=False)
             self._node.asks.answer(merging.VERB, self._add_message, changes=True)
         self._looking = asyncio.create_task(self._look_on())
+        self._looking.add_done_callback(self._no_more_looks)
 
     async def stop(self) -> None:
         for task in (self._looking, self._acting, self._stopping, self._merging):
@@ -143,16 +144,30 @@ class Guard:
 
     async def _look_on(self) -> None:
         while True:
-            self.look(self._node.world.clocks.steady())
+            try:
+                self.look(self._node.world.clocks.steady())
+            except (HoldfastError, OSError) as error:
+                self._node.world.history.record("a look failed, the next comes", str(error))
+                await asyncio.sleep(REST_SECONDS[0])
             await asyncio.sleep(TICK_SECONDS)
+
+    def _no_more_looks(self, looking: asyncio.Task[None]) -> None:
+        """A guard that died of a bug would leave an agent that looks alive: the loop's handler ends the process."""
+        if not looking.cancelled() and (error := looking.exception()) is not None:
+            looking.get_loop().call_exception_handler({"message": "the guard ended", "exception": error})
+
+    def _listen(self, now: float) -> None:
+        if self._node.beats.hearing.look(now):
+            self._node.world.history.record(
+                "this machine did not run for a while", "it was frozen, suspended or starved"
+            )
 
     def look(self, now: float) -> None:
         """One look. Never waits."""
         node = self._node
         self._gaps.append(now - self._looked_at)
         self._looked_at = now
-        if node.beats.hearing.look(now):
-            node.world.history.record("this machine did not run for a while", "it was frozen, suspended or starved")
+        self._listen(now)
         still_serving = node.world.serving.on and node.primary_name in (None, self.rules.me)
         if node.role is Role.PRIMARY or (node.role is Role.WAITING and still_serving):
             self._as_primary(now)
@@ -459,7 +474,7 @@ class Guard:
     def _answer(self, duty: Duty) -> Done:
         node = self._node
         now = node.world.clocks.steady()
-        node.beats.hearing.look(now)
+        self._listen(now)
         if duty.verb == "vote":
             paused = bool(node.world.local.state.paused)
             return Done(misses=not paused and vote(node.beats.hearing, duty.primary, now))

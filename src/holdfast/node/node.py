@@ -410,7 +410,7 @@ class Node:
 
     def held_because(self, reason: str) -> None:
         """As the primary: why nobody is served for now."""
-        if self.held and self.role is Role.PRIMARY:
+        if self.held and self.role is Role.PRIMARY and reason != self.reason:
             self.held = reason
             advice = "It serves by itself when it is heard again. Is its network broken, or are both others gone?"
             self._become(Role.PRIMARY, reason, advice)
