@@ -317,7 +317,8 @@ def main() -> int:
         kinds = {"office": (OFFICE, 2_000, 1), "small": (SMALL, 10_000, 1)}
     result: dict[str, Any] = {"stores": {}}
     if OUT.exists() and not given.quick and (given.store or not given.files):
-        result = json.loads(OUT.read_text())
+        before = json.loads(OUT.read_text())
+        result = result if before["quick"] else before
     base = Path(tempfile.mkdtemp(prefix="holdfast-bench-vault-", dir=given.at))
     try:
         for name, (kind, count, rounds) in kinds.items():
