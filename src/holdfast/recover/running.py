@@ -31,7 +31,7 @@ from holdfast.vault.faults import VaultDamaged
 BATCH_MESSAGES_MAX: Final = 50
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of one APPEND with many messages: one transaction of the server's, and what is lost when the session ends in it."""
-COMPARED_BYTES_MAX: Final = 16 * 1024 * 1024
+COMPARED_BYTES_MAX, COMPARED_MESSAGES_MAX = 16 * 1024 * 1024, 500
 """Of messages fetched at once to be compared."""
 DIGEST_BYTES: Final = 16
 _MESSAGE_ID_ITEM: Final = "BODY[HEADER.FIELDS (MESSAGE-ID)]"
@@ -114,10 +114,18 @@ def plan(
         if target.into_folder and not target.copies:
             places.append(space.server_name(was_in))
         present = [_Present(session, place) for place in dict.fromkeys(places) if _is_there(place, have)]
+        asked: list[tuple[Step, bytes]] = []
         for one in ones:
-            made.steps.append(_step(one, places[0], present))
-            size += made.steps[-1].size
+            step, digest = _step(one, places[0])
+            made.steps.append(step)
+            asked.append((step, digest))
+            size += step.size
             progress(size, len(made.steps))
+        for place in present:
+            place.fetch([(step.message_id, step.size) for step, _ in asked if step.verdict is Verdict.ADD])
+        for step, digest in asked:
+            if step.verdict is Verdict.ADD:
+                _judge(step, digest, present)
     _folders(session, made, space, have, boxes, target, set(subscribed))
     return made
 
@@ -168,21 +176,23 @@ def _body(one: Wanted) -> _Body | Unreadable:
     return _Body(storing.over_the_wire(found.content), found.received_s)
 
 
-def _step(one: Wanted, folder: str, present: list[_Present]) -> Step:
+def _step(one: Wanted, folder: str) -> tuple[Step, bytes]:
+    """Before it is compared, and the digest of its bytes."""
     body = _body(one)
     if isinstance(body, Unreadable):
-        return Step(one, folder, Verdict.UNREADABLE, body.reason)
+        return Step(one, folder, Verdict.UNREADABLE, body.reason), b""
     flags = tuple(flag for flag in one.stored.flags if flag != "\\Deleted")
-    step = Step(one, folder, Verdict.ADD, "", message_id_of(body.content), flags, body.received_s, len(body.content))
-    similar = False
+    name, size = message_id_of(body.content), len(body.content)
+    return Step(one, folder, Verdict.ADD, "", name, flags, body.received_s, size), _digest(body.content)
+
+
+def _judge(step: Step, digest: bytes, present: list[_Present]) -> None:
     for place in present:
-        same = place.take(step.message_id, body.content)
-        if same:
+        if place.take(step.message_id, step.size, digest):
             step.verdict, step.reason = Verdict.THERE, f"the same message is in {place.folder}"
-            return step
-        similar = similar or place.knows(step.message_id)
+            return
+    similar = any(place.knows(step.message_id) for place in present)
     step.reason = "a message with its Message-ID is there, with other contents" if similar else "not there"
-    return step
 
 
 class _Present:
@@ -203,27 +213,38 @@ class _Present:
     def knows(self, name: str) -> bool:
         return bool(name) and name in self._ids
 
-    def take(self, name: str, content: bytes) -> bool:
+    def fetch(self, facts: Iterable[tuple[str, int]]) -> None:
+        """Read the messages that may be the same as one with such a Message-ID and size."""
+        sizes = {uid: key[1] for key in set(facts) for uid in self._by_size.get(key, ())}
+        batch: list[int] = []
+        size = 0
+        for uid in sorted(sizes):
+            size += sizes[uid]
+            if batch and (size > COMPARED_BYTES_MAX or len(batch) >= COMPARED_MESSAGES_MAX):
+                self._fetch(batch)
+                batch, size = [], sizes[uid]
+            batch.append(uid)
+        if batch:
+            self._fetch(batch)
+
+    def _fetch(self, uids: list[int]) -> None:
+        if self._session.selected != self.folder:
+            self._session.examine(self.folder)
+        for uid, items in self._session.fetch(sequence_set(uids), "(BODY.PEEK[])").items():
+            self._digests[uid] = _digest(bytes_of(items, "BODY[]"))
+
+    def take(self, name: str, size: int, digest: bytes) -> bool:
         """Whether a message with these bytes is there that was not taken before; then it is taken."""
-        candidates = self._by_size.get((name, len(content)), [])
-        if not candidates:
-            return False
-        self._fetch(candidates, len(content))
-        digest = blake3(content).digest(length=DIGEST_BYTES)
+        candidates = self._by_size.get((name, size), [])
         for uid in candidates:
             if self._digests.get(uid) == digest:
                 candidates.remove(uid)
                 return True
         return False
 
-    def _fetch(self, uids: list[int], size: int) -> None:
-        missing = [uid for uid in uids if uid not in self._digests]
-        step = max(1, COMPARED_BYTES_MAX // max(size, 1))
-        for at in range(0, len(missing), step):
-            if self._session.selected != self.folder:
-                self._session.examine(self.folder)
-            for uid, items in self._session.fetch(sequence_set(missing[at : at + step]), "(BODY.PEEK[])").items():
-                self._digests[uid] = blake3(bytes_of(items, "BODY[]")).digest(length=DIGEST_BYTES)
+
+def _digest(content: bytes) -> bytes:
+    return blake3(content).digest(length=DIGEST_BYTES)
 
 
 def message_id_of(content: bytes) -> str:
