@@ -16,8 +16,9 @@ from holdfast.changes.digest import content_digests
 from holdfast.vault import backup, restore
 from holdfast.vault.backends.memory import MemoryBackend
 from holdfast.vault.cut import is_base64, pieces
-from holdfast.vault.objects import CONTENT_BYTES_MAX
+from holdfast.vault.objects import CONTENT_BYTES_MAX, Sizes
 from holdfast.vault.overlay import Overlay
+from holdfast.vault.repository import init_vault, open_vault
 from holdfast.vault.writer import Writer
 from tests.vault import site
 
@@ -86,3 +87,19 @@ def test_a_file_cut_anywhere_is_restored_and_patched_where_it_should_be(tmp_path
             writer.flush()
         restore.restore_path(vault, patched, b"", tmp_path / "patched")
     assert (tmp_path / "patched" / "m").read_bytes() == data
+
+
+def test_many_tiny_files_make_several_packs() -> None:
+    """Else one index object would list millions of contents."""
+    backend = MemoryBackend()
+    key = init_vault(backend, (site.RECIPIENT,))
+    sizes = Sizes(block_contents=4, pack_contents=8)
+    with (
+        open_vault(backend, writer=key, identities=(site.IDENTITY,), sizes=sizes) as vault,
+        Writer(vault) as writer,
+    ):
+        ids = [writer.add(b"%d" % number) for number in range(20)]
+        writer.flush()
+        assert [vault.content(content_id) for content_id in ids] == [b"%d" % number for number in range(20)]
+        counts = [len(list(vault.catalog.contents_of(pack.number))) for pack in vault.catalog.packs()]
+    assert counts == [8, 8, 4]

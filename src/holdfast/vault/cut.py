@@ -40,7 +40,9 @@ def pieces(read: ReadAt) -> Iterator[bytes]:
 
 
 def is_base64(content: bytes) -> bool:
-    """Whether it begins like one: six bits of chance in each byte, in which nothing returns."""
+    """Whether it is long enough to matter and begins like one: six bits of chance a byte, in which nothing returns."""
+    if len(content) < ATTACHMENT_BYTES_MIN:
+        return False
     return not content[:LOOKED_AT_BYTES].translate(None, _ALPHABET + b"\r\n=")
 
 

@@ -53,6 +53,10 @@ class Sizes(NamedTuple):
     """The same for parts of directories: showing one folder opens one block."""
     pack_blocks: int = 8
     """Full ones, small ones count less. So a pack has at most 37 MiB: one upload, one object in memory, one key."""
+    block_contents: int = 8_192
+    pack_contents: int = 65_536
+    """With many tiny files: an index object lists 16 packs, in 20 bytes a content, and must stay far below the size of
+    an object; a writer has the ids of three packs in memory."""
     index_packs: int = 16
     """Work an interrupted backup has to find again by reading the ends of packs, at most."""
 

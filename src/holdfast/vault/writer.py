@@ -82,6 +82,7 @@ class _OpenPack:
         self.kind = kind
         self.sealer: Sealer | None = None
         self.blocks: list[_SealedBlock] = []
+        self.contents = 0
         self.room = sizes.pack_blocks * _Stream(kind).block_bytes_max(sizes)
 
 
@@ -131,7 +132,8 @@ class Writer:
             return
         stream = _Stream(kind, kind is ObjectKind.CONTENTS and is_base64(content))
         block = self._open[stream]
-        if block.plain and len(block.plain) + len(content) > stream.block_bytes_max(self._vault.sizes):
+        full = len(block.plain) + len(content) > stream.block_bytes_max(self._vault.sizes)
+        if block.plain and (full or len(block.ids) == self._vault.sizes.block_contents):
             self._close_block(stream)
             block = self._open[stream]
         block.plain += content
@@ -165,7 +167,8 @@ class Writer:
         self._sealing_bytes += len(plain)
         pack.blocks.append(_SealedBlock(len(plain), block.ids, block.lengths, sealed))
         pack.room -= max(len(plain), stream.block_bytes_max(self._vault.sizes))
-        if pack.room <= 0:
+        pack.contents += len(block.ids)
+        if pack.room <= 0 or pack.contents >= self._vault.sizes.pack_contents:
             self._close_pack(pack)
 
     def _wait_for_workers(self, more_bytes: int) -> None:
