@@ -303,3 +303,19 @@ def test_deep_folders(ground: Ground, depth: int) -> None:
     shutil.rmtree(ground.root / "moved")
     ground.collect()
     ground.check()
+
+
+def test_a_directory_whose_move_had_to_wait_and_that_then_went_is_removed(ground: Ground) -> None:
+    """It moved to a name that the log could not free at once; when it had gone from there, nobody looked where it came
+    from."""
+    (ground.root / "a").mkdir()
+    (ground.root / "b").mkdir()
+    (ground.root / "b" / "f").write_bytes(b"x")
+    ground.settle()
+    (ground.root / "b" / "f").rename(ground.outside / "f")  # alive: in limbo for a while, so that b is not empty
+    (ground.root / "b").rmdir()
+    (ground.root / "a").rename(ground.root / "b")
+    ground.take(ground.watcher.collect(wait_seconds=0.01))
+    (ground.root / "b").rmdir()
+    ground.settle()
+    ground.check()

@@ -129,7 +129,8 @@ class Steps:
                 step_aside = next((s for s in waiting if s.kind is Kind.MOVE and not self._hopeless(s, 0)), None)
                 if step_aside is None:
                     for step in waiting:
-                        self._host.put_off(step.source if step.kind is Kind.UNLINK else step.target)
+                        self._host.put_off(step.source)  # by then it may have gone from its target, too
+                        self._host.put_off(step.target)
                     return
                 yield from self._step_aside(step_aside)
             pending = waiting
