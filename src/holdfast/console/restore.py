@@ -106,7 +106,7 @@ def restore(
             raise click.UsageError("accounts, messages and items are found by themselves: without PATH and --tree")
         from holdfast.console.restore_mail import How, restore_mail
 
-        restore_mail(wish, How(at, target, dry_run, quiet, as_json), choice)
+        restore_mail(wish, How(at, target, dry_run, quiet, as_json, limit), choice)
         return
     if target is None and not dry_run:
         raise click.UsageError("say where to: --to FOLDER (new or empty)")

@@ -46,12 +46,14 @@ class How(NamedTuple):
     dry_run: bool
     quiet: bool
     as_json: bool
+    limit: int
+    """Bytes a second from the store; 0: what is configured."""
 
 
 def restore_mail(wish: MailWish, how: How, choice: VaultChoice) -> None:
     """Ends the program with the exit status."""
     _check(wish, how)
-    with opened(choice) as at, ExitStack() as stack:
+    with opened(choice, limit=how.limit) as at, ExitStack() as stack:
         instants: dict[str, Instant] = {}
 
         def moment_of(when: str) -> Moment:
