@@ -53,6 +53,8 @@ WAITING_BYTES_MAX: Final = 32 * 1024 * 1024
 """Records read from the log and not yet taken; then the reading waits."""
 RECORDS_SECONDS_MAX: Final = 60.0
 INDEX_SECONDS_MAX: Final = 120.0
+PROBLEM_CHARACTERS_MAX: Final = 300
+"""It travels in beats."""
 FEEDING_NICE: Final = 10
 """The mail software and the copy go first."""
 _LOG: Final = logging.getLogger(__name__)
@@ -188,6 +190,7 @@ class VaultFeeder:
         self._node = node
         self._settings = settings
         self._began = world.clocks.monotonic()
+        self._part: tuple[Standby | Primary | None, Log | None] = (None, None)
         self._retry_seconds = RETRY_SECONDS[0]
         self._log_looked_at = -LOG_LOOK_SECONDS
         self._log_last = Sequence(0)
@@ -205,6 +208,8 @@ class VaultFeeder:
             except Trimmed:
                 continue  # the next session begins anew, and says what is missing
             except HoldfastError as error:
+                if not self._same_part():
+                    continue  # what ended is this machine's part in it
                 self._trouble(error.message)
             except Exception as error:  # noqa: BLE001  # a fault of our own in a backup must not end the agent
                 _LOG.exception("vault %s: a fault of our own", self.name)
@@ -212,7 +217,12 @@ class VaultFeeder:
             await asyncio.sleep(self._retry_seconds)
             self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS[1])
 
+    def _same_part(self) -> bool:
+        role, log = self._part
+        return role is None or log is None or self.still(role, log)
+
     def _trouble(self, message: str) -> None:
+        message = message[:PROBLEM_CHARACTERS_MAX]
         if message != self.beat.problem:
             self._world.history.record(f"vault {self.name} is not fed", message)
         self.beat.problem = message
@@ -228,6 +238,7 @@ class VaultFeeder:
     async def _session(self) -> None:
         """Feed for as long as this machine has the role and the log it has now."""
         role, log = self._node.standby or self._node.primary, self._node.log
+        self._part = role, log
         if role is None or log is None:
             raise Unreachable("the log is not open here", retry=True)
         thread = _Thread(f"vault-{self.name}")

@@ -89,9 +89,11 @@ def snapshot_from_log(
         writer.flush()
         check_duration(clocks.monotonic_seconds() - began_seconds, grace_seconds)
         name = put_snapshot(vault, snapshot)
-        backup.known.stands_at(name.position)
+        backup.known.stands_at(None if backup.unsettled else name.position)  # gaps are to be looked at again
         vault.catalog.set_number("known_losses", vault.catalog.losses)
     source.touched.clear()
+    for wanted in backup.unsettled:
+        source.touched.look(wanted.tree, wanted.path)
     return BackupResult(name, snapshot, backup.files_read, writer.added_bytes, writer.written_bytes)
 
 
@@ -108,6 +110,8 @@ class _Backup:
     def __init__(self, vault: Vault, source: Source, writer: Writer, clocks: Clocks) -> None:
         self.known = Known(vault.catalog)
         self.files_read = 0
+        self.unsettled: list[_Wanted] = []
+        """Files that did not hold what the index tells."""
         self._source = source
         self._writer = writer
         self._clocks = clocks
@@ -121,19 +125,31 @@ class _Backup:
             taken_at_ns = self._clocks.wall_ns()
             reader = self._source.read_index()
             try:
-                position = reader.position
-                taken_at_ns = max(taken_at_ns, self._source.reach(position))
-                unsettled = [wanted for wanted in self._missing(reader) if not self._read(wanted)]
-                if not unsettled or number == ROUNDS_MAX - 1:
-                    return self._snapshot(reader, machine, taken_at_ns, unsettled)
+                self._hurry(reader)
+                taken_at_ns = max(taken_at_ns, self._source.reach(reader.position))
+                self.unsettled = [wanted for wanted in self._missing(reader) if not self._read(wanted)]
+                if not self.unsettled or number == ROUNDS_MAX - 1:
+                    return self._snapshot(reader, machine, taken_at_ns)
             finally:
                 reader.close()
             pause(wait)
             wait = min(wait * 2, PAUSE_SECONDS[1])
         raise AssertionError("the last round returns")
 
-    def _snapshot(self, reader: IndexReader, machine: str, taken_at_ns: int, unsettled: list[_Wanted]) -> Snapshot:
-        gaps = [Gap(wanted.tree, wanted.path, self._reason(wanted)) for wanted in unsettled]
+    def _hurry(self, reader: IndexReader) -> None:
+        """What changed too quickly in the last round comes first in this one."""
+        for wanted in self.unsettled:
+            node = reader.at(wanted.tree, wanted.path)
+            if node is not None and node.kind == NodeKind.FILE:
+                self._read(wanted._replace(node=node, digest=file_digest(node)))
+
+    def _snapshot(self, reader: IndexReader, machine: str, taken_at_ns: int) -> Snapshot:
+        gaps = [Gap(wanted.tree, wanted.path, self._reason(wanted)) for wanted in self.unsettled]
+        gaps += [
+            Gap(tree, b"", "this machine was not told where it stands")
+            for tree in map(str, reader.roots())
+            if tree not in self._roots
+        ]
         touched = self._source.touched
         if not touched.everything:
             for tree in touched.trees:

@@ -76,6 +76,12 @@ class Touched:
         self.trees = {}
         self._count = 0
 
+    def look(self, tree: str, path: bytes) -> None:
+        """The next snapshot is to look at *path*, whether it is touched or not."""
+        if not self.everything:
+            directory, name = self._place(tree, path)
+            directory.names.add(name)
+
     def add(self, change: Change) -> None:
         """One change, in the order of the log."""
         if self.everything:
