@@ -146,6 +146,20 @@ def test_a_hold_keeps_an_accounts_mail_of_snapshots_that_go(world: World, tmp_pa
     assert len(world.backend.objects) < before
 
 
+def test_a_hold_set_after_a_prune_was_planned_is_obeyed(world: World) -> None:
+    world.back_up()
+    world.empty("anna")
+    world.back_up()
+    with world.open() as vault:
+        plan = prune.plan_prune(vault, LAST)
+        with world.open() as other:
+            keeping.hold(other, "store", b"anna", "")
+        before = dict(world.backend.objects)
+        with pytest.raises(Refused, match="since this prune was planned"):
+            prune.execute_prune(vault, plan)
+    assert world.backend.objects == before
+
+
 def test_what_is_not_held_is_freed(world: World) -> None:
     world.back_up()
     with world.open() as vault:

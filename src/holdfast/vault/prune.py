@@ -62,6 +62,8 @@ class PrunePlan(NamedTuple):
     """Remainders that no hold needs any more: they go."""
     loss: Loss | None = None
     """Why the brake stops this prune, unless it is overridden."""
+    keepings: frozenset[str] = frozenset()
+    """The pins and holds it was made with."""
 
     @property
     def takes(self) -> bool:
@@ -119,7 +121,13 @@ def plan_prune(
     _mark_whole(vault, marks, (name for name in vault.held() if name not in released))
     loss = unusual_loss(vault, names, share_max=share_max)
     plan = _plan(vault, keep, dropped)
-    return plan._replace(outdated=window.outdated, remainders=remainders, released=released, loss=loss)
+    return plan._replace(
+        outdated=window.outdated,
+        remainders=remainders,
+        released=released,
+        loss=loss,
+        keepings=frozenset(one.name for one in keepings.kept),
+    )
 
 
 def _keep_also(keep: dict[SnapshotName, tuple[str, ...]], names: Iterable[SnapshotName], why: str) -> None:
@@ -197,15 +205,20 @@ def execute_prune(vault: Vault, plan: PrunePlan, *, accept_loss: bool = False) -
 
     *accept_loss*: the brake is overridden, and from now on later snapshots are compared with the newest one there is.
 
-    Interrupted anywhere, it may simply be planned and executed again. Raises PruneBraked (before anything is changed),
-    WrongKey, BackendRefused (the store does not permit deleting)."""
+    Interrupted anywhere, it may simply be planned and executed again. Raises PruneBraked and Refused (pins or holds are
+    others than when it was planned) before anything is changed, WrongKey, BackendRefused (the store does not permit
+    deleting)."""
     if vault.wrapper is None:
         raise WrongKey("this vault is open for reading only", hint="Give the writer key that `vault init` made.")
     if plan.loss is not None and plan.takes and not accept_loss:
         hint = "Look at what happened. If it was meant, prune once with --accept-loss; else restore from before it."
         raise PruneBraked(f"prune pauses, nothing is deleted: {plan.loss}", hint=hint)
+    keepings = read_keepings(vault)
+    if plan.keepings != {one.name for one in keepings.kept}:
+        hint = "Nothing was changed. Run it again: it plans with what is kept now."
+        raise Refused("a pin or a hold was set or released since this prune was planned", hint=hint)
     if plan.remainders:
-        write_remainders(vault, plan.remainders, held_paths(read_keepings(vault).holds))
+        write_remainders(vault, plan.remainders, held_paths(keepings.holds))
     if plan.remainders or plan.repack:
         marks = Marks(vault)
         _mark_whole(vault, marks, (*plan.keep, *(name for name in vault.held() if name not in plan.released)))
