@@ -1,10 +1,12 @@
-"""Backups, pins, holds, prunes, sweeps and copies in any order, by machines that know of each other only the vault:
-what is listed can be restored, what is pinned or held is there, and the newest is."""
+"""Backups, pins, holds, prunes, sweeps and copies in any order, cut off now and then, by machines that know of each
+other only the vault: what is listed can be restored, what is pinned or held is there, and the newest is."""
 
 from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from holdfast.vault.copy import execute_copy, plan_copy
 from holdfast.vault.faults import SnapshotUnknown
 from holdfast.vault.keep import KeepRules
 from holdfast.vault.objects import Sizes
+from holdfast.vault.port import BackendUnavailable
 from holdfast.vault.record import Snapshot, split_ids, walk
 from holdfast.vault.repository import SnapshotName, Vault, init_vault, open_vault
 from holdfast.vault.verify import EVERYTHING, verify
@@ -86,14 +89,21 @@ class Anything:
             plan = prune.plan_prune(vault, rules)
             if self.chance.random() < 0.3:
                 self.chance.choice((self.back_up, self.pin, self.hold, self.prune))()
-            try:
+            with self.cut_off_now_and_then(), suppress(Refused, SnapshotUnknown):
                 prune.execute_prune(vault, plan, accept_loss=True)
-            except (Refused, SnapshotUnknown):
-                return
 
     def sweep(self) -> None:
-        with self.open() as vault:
+        with self.open() as vault, self.cut_off_now_and_then():
             prune.sweep(vault, self.clock[0] + self.chance.choice((0.0, 49 * HOUR)))
+
+    @contextmanager
+    def cut_off_now_and_then(self) -> Iterator[None]:
+        """Killed at one of its writes."""
+        if self.chance.random() < 0.4:
+            self.backend.fail(self.chance.randrange(8), after=self.chance.random() < 0.5)
+        with suppress(BackendUnavailable):
+            yield
+        self.backend.recover()
 
     def pin(self) -> None:
         with self.open() as vault:
