@@ -30,7 +30,7 @@ from holdfast.node.operations import Operations
 from holdfast.node.peer import Peer
 from holdfast.node.roles import Role
 from holdfast.node.serving import Serving
-from holdfast.node.settings import CopySettings, LogSettings, MachineSettings, Settings
+from holdfast.node.settings import CopySettings, FailoverSettings, LogSettings, MachineSettings, Settings
 from holdfast.node.status import SiteStatus, site_status
 from holdfast.node.world import Clocks, World
 from holdfast.trees.spec import TreeSpec
@@ -111,11 +111,11 @@ class Machine:
     def _node(self) -> Node:
         base, site = self.base, self.site
         mail = MailSettings(services=(), state_directory=str(base / "mail"))
-        machines = tuple(MachineSettings(name=n, role="mail", address=f"192.0.2.{i}") for i, n in enumerate(NAMES, 11))
         settings = Settings(
             site="test",
             machine=self.name,
-            machines=machines,
+            machines=site.machines,
+            failover=site.failover,
             log=site.log_settings,
             copy=CopySettings(batch_milliseconds=1.0, durable_seconds=0.2, scrub_hours=0),
             mail=mail,
@@ -131,7 +131,7 @@ class Machine:
             settings=settings,
             door=Door(site.store),
             bus=self.bus,
-            key=site.key,
+            key=None if settings.me.role == "relay" else site.key,
             owners=Owners(),
             history=History(settings.state / "history.jsonl", self.clock.seconds),
             local=LocalFile(settings.state / "node.json"),
@@ -194,6 +194,11 @@ class Machine:
 
 class TwoNodes:
     """``main``, which starts the log, and ``backup``."""
+
+    machines: tuple[MachineSettings, ...] = tuple(
+        MachineSettings(name=name, role="mail", address=f"192.0.2.{number}") for number, name in enumerate(NAMES, 11)
+    )
+    failover = FailoverSettings()
 
     def __init__(
         self, base: Path, log_settings: LogSettings | None = None, vaults: tuple[VaultSettings, ...] = ()

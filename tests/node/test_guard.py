@@ -1,0 +1,149 @@
+"""Whole nodes with their guards and a relay, in one process: who stops, who takes over, who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import Refused
+from holdfast.node.guard import Guard
+from holdfast.node.roles import Role
+from holdfast.node.settings import FailoverSettings, MachineSettings
+
+from .two_nodes import SCENARIO_SECONDS_MAX, Machine, TwoNodes, wait_until
+
+
+class Guarded(Machine):
+    """With its guard, as an agent has."""
+
+    guard: Guard
+
+    async def begin(self) -> None:
+        self.start()
+        self.guard = Guard(self.node, self.operations)
+        await self.guard.start()
+
+    async def end(self) -> None:
+        await self.stop()
+        await self.guard.stop()
+
+    @property
+    def serves(self) -> bool:
+        return self.node.world.serving.on and not self.node.held
+
+    def hear_nothing_from(self) -> None:
+        """One way: what it sends does not arrive, what others send does."""
+        self.bus.connected = False
+
+    def said(self, what: str) -> bool:
+        return any(what in event for event in self.events())
+
+
+class ThreeNodes(TwoNodes):
+    machines = (*TwoNodes.machines, MachineSettings(name="relay", role="relay", address="192.0.2.13"))
+    failover = FailoverSettings(policy="automatic", takeovers_max=2)
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base / "unused")
+        self.main, self.backup, self.relay = (Guarded(self, name, base / name) for name in ("main", "backup", "relay"))
+
+    async def up(self) -> None:
+        for machine in self.all:
+            await machine.begin()
+        await self.backup.wait_role(Role.STANDBY)
+        main, _, _ = self.all
+        await wait_until(lambda: main.serves, lambda: f"main does not serve: {main.node.reason}")
+
+    async def down(self) -> None:
+        await asyncio.gather(*(machine.end() for machine in self.all))
+
+    @property
+    def all(self) -> tuple[Guarded, Guarded, Guarded]:
+        assert isinstance(self.main, Guarded)
+        assert isinstance(self.backup, Guarded)
+        return self.main, self.backup, self.relay
+
+
+def run(base: Path, scenario: Callable[[Guarded, Guarded, Guarded], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        nodes = ThreeNodes(base)
+        try:
+            await nodes.up()
+            await scenario(*nodes.all)
+        finally:
+            await nodes.down()
+
+    asyncio.run(asyncio.wait_for(whole(), SCENARIO_SECONDS_MAX))
+
+
+def test_a_primary_whose_words_do_not_arrive_stops_and_is_replaced_and_rejoins(tmp_path: Path) -> None:
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        main.hear_nothing_from()
+
+        def stops_first() -> bool:
+            assert not (main.serves and backup.serves)
+            return not main.serves
+
+        await wait_until(stops_first, lambda: "main serves on")
+        await wait_until(lambda: backup.serves, lambda: f"backup: {backup.node.decided}")
+        assert main.said("the one cut off")
+        assert backup.said("confirmed by votes: relay miss main too")
+        main.bus.connected = True
+        await main.wait_role(Role.STANDBY)
+        assert main.said("rejoins by itself")
+        assert backup.serves
+        assert backup.node.epoch == 2
+
+    run(tmp_path, scenario)
+
+
+def test_a_primary_left_alone_serves_again_by_a_record_of_its_own(tmp_path: Path) -> None:
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        last = main.site.store.state().last
+        backup.hear_nothing_from()
+        relay.hear_nothing_from()
+        await wait_until(lambda: not main.serves, lambda: "main serves on")
+        backup.bus.connected = relay.bus.connected = True
+        await wait_until(lambda: main.serves, lambda: main.node.reason)
+        assert main.site.store.state().last > last
+        assert main.node.epoch == 1
+        assert backup.node.standby is not None
+        await main.site.assert_equal()
+
+    run(tmp_path, scenario)
+
+
+def test_a_takeover_is_given_up_when_the_voters_hear_the_primary_after_all(tmp_path: Path) -> None:
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        with pytest.raises(Refused, match="main is heard again"):
+            await backup.guard.confirm("main")
+        outcome = await backup.operations.takeover("a test", force=True, confirm=lambda: backup.guard.confirm("main"))
+        assert "not confirmed" in outcome.failure
+        assert main.serves
+        assert backup.node.role is Role.STANDBY
+
+    run(tmp_path, scenario)
+
+
+def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_is_heard(tmp_path: Path) -> None:
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        assert set((await relay.guard.pause("work")).values()) == {""}
+        await wait_until(
+            lambda: bool((beat := backup.node.beats.last("main")) and beat.paused), lambda: "not told by main"
+        )
+        assert "paused: work" in await backup.warnings()
+        main.hear_nothing_from()
+        await wait_until(lambda: "paused" in backup.node.decided.reason, lambda: str(backup.node.decided))
+        assert main.serves, "nobody can replace it"
+        for machine in (backup, relay):
+            with pytest.raises(Refused, match="may serve on"):
+                await machine.guard.resume()
+        main.bus.connected = True
+        await wait_until(lambda: backup.node.beats.alive("main"), lambda: "main is not heard")
+        assert set((await main.guard.resume()).values()) == {""}
+        assert not backup.node.world.local.state.paused
+
+    run(tmp_path, scenario)
