@@ -6,7 +6,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Set
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from blake3 import blake3
@@ -242,11 +242,27 @@ def _below(path: bytes, name: bytes) -> bytes:
     return path + b"/" + name if path else name
 
 
+class Memory(Protocol):
+    """Keeps what was worked out of contents, which never change."""
+
+    def recall(self, table: str, identity: bytes) -> bytes | None: ...
+
+    def keep(self, table: str, identity: bytes, value: bytes) -> None: ...
+
+
+class _Turn(NamedTuple):
+    """Between two states of one Maildir: the keys of files that went, and the files that came."""
+
+    went: list[bytes]
+    came: list[Stored]
+
+
 class Reader:
     """The messages of boxes."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, memory: Memory | None = None) -> None:
         self._problems = problems
+        self._memory = memory
         self._maps: dict[bytes, tuple[Index, dict[bytes, Entry]]] = {}
 
     def messages(self, box: Box, read: Read) -> Iterator[Stored]:
@@ -276,23 +292,18 @@ class Reader:
 
     def maildir_turn(self, old: Box | None, old_read: Read, box: Box, read: Read) -> tuple[set[bytes], list[Stored]]:
         """Between two states of one Maildir: the keys of files that went, and the files that came. Parts that both
-        states share are not read, names that both have are passed over. Raises as :meth:`messages`."""
-        words = _Words(box, read)
-        went: set[bytes] = set()
-        came: list[Stored] = []
-        for number, (path, directory) in enumerate(box.directories):
-            now = dict.fromkeys(split_ids(directory.content))
-            before = dict.fromkeys(split_ids(old.directories[number][1].content)) if old is not None else {}
-            names = {e.name for part in before if part not in now for e in _entries(part, old_read) if _is_message(e)}
-            for part in now:
-                if part not in before:
-                    for entry in _entries(part, read):
-                        if entry.name in names:
-                            names.remove(entry.name)
-                        elif _is_message(entry):
-                            came.append(words.stored(path, entry))
-            went.update(map(mailboxes.base_name, names))
-        return went, came
+        states share are not read, names that both have are passed over; the same two states are looked at once.
+        Raises as :meth:`messages`."""
+        if self._memory is None or old is None:
+            turn = _turn(old, old_read, box, read)
+        else:
+            both = msgspec.msgpack.encode((old.state, box.state, box.mailbox.path))
+            identity = blake3(both).digest(length=IDENTITY_BYTES)
+            known = self._memory.recall("turn", identity)
+            turn = _turn(old, old_read, box, read) if known is None else _turns.decode(known)
+            if known is None:
+                self._memory.keep("turn", identity, msgspec.msgpack.encode(turn))
+        return set(turn.went), turn.came
 
     def _sdbox(self, box: Box, read: Read, keys: set[bytes], known: Set[bytes]) -> Iterator[Stored]:
         path, directory = box.directories[0]
@@ -355,6 +366,27 @@ def _index(files: dict[bytes, Entry], name: bytes, read: Read) -> Index:
     if sum(entry.size for entry in wanted if entry is not None) > INDEX_BYTES_MAX:
         raise IndexUnreadable("an index is larger than any should be")
     return read_index(*(None if entry is None else _file(entry.content, read) for entry in wanted))
+
+
+def _turn(old: Box | None, old_read: Read, box: Box, read: Read) -> _Turn:
+    words = _Words(box, read)
+    turn = _Turn([], [])
+    for number, (path, directory) in enumerate(box.directories):
+        now = dict.fromkeys(split_ids(directory.content))
+        before = dict.fromkeys(split_ids(old.directories[number][1].content)) if old is not None else {}
+        names = {e.name for part in before if part not in now for e in _entries(part, old_read) if _is_message(e)}
+        for part in now:
+            if part not in before:
+                for entry in _entries(part, read):
+                    if entry.name in names:
+                        names.remove(entry.name)
+                    elif _is_message(entry):
+                        turn.came.append(words.stored(path, entry))
+        turn.went.extend(map(mailboxes.base_name, names))
+    return turn
+
+
+_turns: Final = msgspec.msgpack.Decoder(_Turn)
 
 
 class _Words:

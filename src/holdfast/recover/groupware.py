@@ -158,9 +158,9 @@ def content_of(entry: Entry, read: Read) -> bytes:
 def _item(entry: Entry, read: Read, headers: Headers, problems: Problems) -> Item | None:
     if entry.size > ITEM_BYTES_MAX:
         return None
-    known = headers.db.execute("SELECT value FROM item WHERE identity = ?", (entry.content,)).get
+    known = headers.recall("item", entry.content)
     if known is not None:
-        return _decoder.decode(known)  # type: ignore[arg-type, no-any-return, unused-ignore]
+        return _decoder.decode(known)  # type: ignore[no-any-return, unused-ignore]
     try:
         item = groupware_items.item(content_of(entry, read))
     except VaultDamaged as error:

@@ -1,4 +1,4 @@
-"""What messages' headers say, remembered by content: in SQLite, so that the next search reads none again."""
+"""What messages' headers say, and how folders changed, remembered by content: in SQLite, for the next search."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ from holdfast.vault.record import Read, split_ids
 SCHEMA_VERSION: Final = 1
 BUSY_MILLISECONDS: Final = 2_000
 COMMIT_EVERY: Final = 5_000
-"""Headers read anew between two commits: a search broken off keeps what it read."""
+"""Things read anew between two commits: a search broken off keeps what it read."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS header (identity BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS item (identity BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS turn (identity BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
+
+
+_SELECT: Final = {table: f"SELECT value FROM {table} WHERE identity = ?" for table in ("header", "item", "turn")}
 
 
 class Header(Struct, frozen=True, array_like=True):
@@ -48,6 +52,7 @@ class Headers:
     def __init__(self, path: Path | None = None) -> None:
         self.read_total = 0
         """Headers that were not remembered and had to be read."""
+        self._kept = 0
         try:
             self._open(path)
         except (apsw.BusyError, apsw.CantOpenError, apsw.ReadOnlyError, OSError):
@@ -65,7 +70,7 @@ class Headers:
         self.db.set_busy_timeout(BUSY_MILLISECONDS)
         self.db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768")
         if self.db.pragma("user_version") not in (0, SCHEMA_VERSION):
-            self.db.execute("DROP TABLE IF EXISTS header; DROP TABLE IF EXISTS item")
+            self.db.execute("; ".join(f"DROP TABLE IF EXISTS {table}" for table in ("header", "item", "turn")))
         self.db.execute(_SCHEMA)
         self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}; BEGIN IMMEDIATE")
 
@@ -76,20 +81,24 @@ class Headers:
     def header(self, form: Format, found: Stored, read: Read) -> Header:
         """Of a message; what is damaged gives a header with a problem, which is not remembered. Raises WrongKey."""
         identity = found.identity
-        known = self.db.execute("SELECT value FROM header WHERE identity = ?", (identity,)).get
+        known = self.recall("header", identity)
         if known is not None:
-            return _decoder.decode(known)  # type: ignore[arg-type, unused-ignore]
+            return _decoder.decode(known)
         try:
             header = _read(form, found, read)
         except VaultDamaged as error:
             return Header(Envelope(), problem=error.message)
+        self.read_total += 1
         self.keep("header", identity, _encode(header))
         return header
 
+    def recall(self, table: str, identity: bytes) -> bytes | None:
+        return self.db.execute(_SELECT[table], (identity,)).get  # type: ignore[no-any-return, unused-ignore]
+
     def keep(self, table: str, identity: bytes, value: bytes) -> None:
         self.db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (identity, value))
-        self.read_total += 1
-        if self.read_total % COMMIT_EVERY == 0:
+        self._kept += 1
+        if self._kept % COMMIT_EVERY == 0:
             self.db.execute("COMMIT; BEGIN IMMEDIATE")
 
 

@@ -163,7 +163,7 @@ class _Search:
         self._headers = headers
         self._progress = progress
         self._boxes = Boxes(accounts, self.problems)
-        self._reader = Reader(self.problems)
+        self._reader = Reader(self.problems, headers)
         self._folders: dict[tuple[str, bytes], _Folder] = {}
         self._closed: list[Presence] = []
         self._before: Seen | None = None
