@@ -128,6 +128,31 @@ def test_a_takeover_is_given_up_when_the_voters_hear_the_primary_after_all(tmp_p
     run(tmp_path, scenario)
 
 
+def test_a_record_that_comes_after_the_votes_means_new_votes(tmp_path: Path) -> None:
+    """A primary that was heard again in between has appended one: a promotion behind it would make two that serve."""
+
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        asked = 0
+
+        async def confirm() -> None:
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                raise Refused("main is heard again")
+            main.write("meanwhile")
+            await main.site.settle()  # in the log, and applied here
+
+        outcome = await backup.operations.takeover("a test", force=True, confirm=confirm)
+        assert asked == 2
+        assert "heard again" in outcome.failure
+        assert main.serves
+        assert main.node.epoch == 1
+        await backup.wait_role(Role.STANDBY)
+        await main.site.assert_equal()
+
+    run(tmp_path, scenario)
+
+
 def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_is_heard(tmp_path: Path) -> None:
     async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
         assert set((await relay.guard.pause("work")).values()) == {""}

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from holdfast.apply.heal import heal
 from holdfast.apply.recovery import Settlement
 from holdfast.changes.frame import Chain, Frame, FrameDamaged, Promotion, chain_start, read_header
-from holdfast.changes.names import Epoch, MachineName
+from holdfast.changes.names import Epoch, MachineName, Sequence
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced, Log, LogDamaged, LogState
 from holdfast.mail.packages import Severity
@@ -82,6 +82,8 @@ class Node:
         self.leader = ""
         self.software: tuple[str, ...] = ()
         """In what this standby's programs differ from the primary's, where it matters to mail."""
+        self.drained_to = Sequence(0)
+        """What was the log's last record when the last drain began."""
         self.held = ""
         """Why this machine, although the primary, serves nobody for now; empty when it serves."""
         self.proved = False
@@ -546,16 +548,20 @@ class Node:
         assert self.log is not None
         last = (await self.log.state()).last
         await self.standby.follow.reached(last, timeout_seconds=timeout_seconds)
+        self.drained_to = last
         return f"applied to the log's end, record {last}"
 
-    async def become_primary(self, reason: str, *, planned: bool) -> str:
+    async def become_primary(self, reason: str, *, planned: bool, behind: Sequence | None = None) -> str:
         """As a standby: append this machine's promotion and capture from then on.
 
-        Raises Fenced when somebody else's record came first; :meth:`follow_again` makes it a standby again.
+        *behind*: as the record right after this one and no other. Raises Fenced when somebody else's record came first,
+        or has been applied meanwhile; :meth:`follow_again` makes it a standby again.
         """
         assert self.standby is not None
         assert self.log is not None
         chain = await self._end_standby(to_promote=True)
+        if behind is not None and chain.sequence != behind:
+            raise Fenced(f"record {chain.sequence} came meanwhile, and {behind} was the last", last=chain.sequence)
         self.world.serving.look_again()
         index = self._open_index()
         if index.chain != chain:

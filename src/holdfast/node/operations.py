@@ -227,7 +227,8 @@ class Operations:
 
         for attempt in range(PROMOTIONS_MAX):
             try:
-                await execution.step("promote", node.become_primary(plan.why, planned=planned))
+                behind = None if confirm is None else node.drained_to  # what the votes were asked for behind
+                await execution.step("promote", node.become_primary(plan.why, planned=planned, behind=behind))
                 break
             except Fenced:  # a last record of the old primary came first
                 if attempt == PROMOTIONS_MAX - 1:
