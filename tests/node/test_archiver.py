@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,20 @@ from typing import Any
 import pyrage
 import pytest
 
+from holdfast.changes.frame import SegmentKey
 from holdfast.changes.names import Position
+from holdfast.log.memory import MemoryBusNetwork, MemoryLogStore
 from holdfast.node.archiver import VaultFeeder
 from holdfast.node.metrics import render_metrics
 from holdfast.node.roles import Role
+from holdfast.node.settings import LogSettings
 from holdfast.node.vaults import VaultView
 from holdfast.vault.backends.folder import FolderBackend
 from holdfast.vault.instant import Archive, InstantUnknown, open_instant
 from holdfast.vault.repository import Vault, init_vault, open_vault
 from holdfast.vault.restore import restore_snapshot
 from holdfast.vault.settings import VaultSettings
-from tests.node.two_nodes import DEADLINE_SECONDS, Machine, TwoNodes, run, wait_until
+from tests.node.two_nodes import DEADLINE_SECONDS, SCENARIO_SECONDS_MAX, Machine, TwoNodes, run, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="watching and owners need root")
 IDENTITY = str(pyrage.x25519.Identity.generate())
@@ -204,6 +208,48 @@ def test_records_trimmed_before_a_vault_had_them_are_named_and_feeding_goes_on(t
         assert any("vault near has a gap" in event for event in nodes.backup.events())
 
     run(tmp_path, scenario, vaults=(near,))
+
+
+class OneMachine(TwoNodes):
+    """``main`` alone: the embedded case."""
+
+    machines = TwoNodes.machines[:1]
+
+    def __init__(self, base: Path, vaults: tuple[VaultSettings, ...]) -> None:
+        self.log_settings = LogSettings()
+        self.vaults = vaults
+        self.store = MemoryLogStore()
+        self.network = MemoryBusNetwork()
+        self.key = SegmentKey.generate()
+        self.main = self.backup = Machine(self, "main", base / "main")
+
+
+def test_one_machine_alone_feeds_its_vault_and_goes_on_after_a_restart(tmp_path: Path) -> None:
+    near = make_vault(tmp_path)
+
+    async def scenario() -> None:
+        nodes = OneMachine(tmp_path, (near,))
+        try:
+            nodes.main.start()
+            await nodes.main.wait_role(Role.PRIMARY)
+            recorder = Recorder(nodes.main)
+            await wait_until(lambda: bool(feeders_of(nodes.main)[0].beat.archived), lambda: "not begun")
+            for number in range(6):
+                nodes.main.write(f"cur/{number}", f"message {number}\n")
+                await recorder.note()
+                await recorder.archived(nodes)
+                if number == 3:
+                    await nodes.main.stop()
+                    nodes.main.start()
+                    await nodes.main.wait_role(Role.PRIMARY)
+            recorder.check(near, tmp_path / "restored")
+            assert (await said(nodes.main)).fed_by == "main"
+        finally:
+            await nodes.main.stop()
+
+    asyncio.run(asyncio.wait_for(scenario(), SCENARIO_SECONDS_MAX))
+    with reader(near) as vault:
+        assert len(vault.snapshots()) == 1, "a restart goes on where the vault ended"
 
 
 def test_the_primary_feeds_when_it_is_told_to(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,7 +21,7 @@ import pyrage
 
 from holdfast.changes.names import Incarnation, Position, Sequence
 from holdfast.errors import ExitStatus, HoldfastError, NoSpace
-from holdfast.vault.archive import ArchivedFrame, FramesName, covering, list_frames, read_frames, when
+from holdfast.vault.archive import ArchivedFrame, ArchivedFrames, FramesName, covering, list_frames, read_frames, when
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.keys import Readers, Wrapper
 from holdfast.vault.overlay import Overlay
@@ -29,6 +31,8 @@ from holdfast.vault.repository import SnapshotName, Vault
 from holdfast.vault.writer import Writer
 
 CATALOG_NAME: Final = "catalog.sqlite"
+AHEAD_OBJECTS: Final = 3
+"""Each may be some 16 MB of records; from a far store each takes a round trip."""
 
 
 class InstantUnknown(HoldfastError):
@@ -305,8 +309,7 @@ def open_instant(vault: Vault, target: Target, *, folder: Path | None = None) ->
 
 def _frames(vault: Vault, target: Target, after: int) -> Iterator[ArchivedFrame]:
     reached, digest = after, b""
-    for name in target.frames:
-        record = read_frames(vault, name)
+    for name, record in _records(vault, target.frames):
         if digest and name.first == reached + 1 and record.previous != digest:
             raise VaultDamaged(f"{name.name}: it does not go on from the records before it", name=name.name)
         digest = record.digest
@@ -314,6 +317,20 @@ def _frames(vault: Vault, target: Target, after: int) -> Iterator[ArchivedFrame]
             if reached < frame.sequence <= target.sequence:
                 yield frame
                 reached = frame.sequence
+
+
+def _records(vault: Vault, names: tuple[FramesName, ...]) -> Iterator[tuple[FramesName, ArchivedFrames]]:
+    """What *names* hold, the next ones read meanwhile."""
+    coming: deque[tuple[FramesName, Future[ArchivedFrames]]] = deque()
+    with ThreadPoolExecutor(AHEAD_OBJECTS, "vault-frames") as pool:
+        for name in names:
+            coming.append((name, pool.submit(read_frames, vault, name)))
+            if len(coming) > AHEAD_OBJECTS:
+                first, record = coming.popleft()
+                yield first, record.result()
+        while coming:
+            first, record = coming.popleft()
+            yield first, record.result()
 
 
 def _beside(vault: Vault, folder: Path) -> Vault:
