@@ -49,7 +49,7 @@ drill-failover: setup  ## the primary dies under load, RUNS=50 times, and nobody
 
 chaos: setup  ## long runs: a million fuzzed frames, many seeds
 	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame
-	@HOLDFAST_EXAMPLES=400 $(PYTEST) tests/watch/test_anything.py tests/flow
+	@HOLDFAST_EXAMPLES=400 $(PYTEST) tests/watch/test_anything.py tests/flow tests/vault/test_keeping_anything.py
 	@$(PYTHON) -m holdfast.drill.simulated_site --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED))
 
 clean:  ## remove the virtual environment and everything built
