@@ -116,6 +116,23 @@ def test_a_primary_left_alone_serves_again_by_a_record_of_its_own(tmp_path: Path
     run(tmp_path, scenario)
 
 
+def test_what_was_proved_while_nobody_heard_is_proved_again(tmp_path: Path) -> None:
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        await backup.guard.stop()  # nobody takes over
+        await main.end()
+        main.hear_nothing_from()
+        await main.begin()
+        await main.wait_role(Role.PRIMARY)
+        await wait_until(lambda: not main.node.proved, lambda: "proved, although nobody hears it")
+        last = main.site.store.state().last
+        assert not main.serves
+        main.bus.connected = True
+        await wait_until(lambda: main.serves, lambda: main.node.reason)
+        assert main.site.store.state().last > last
+
+    run(tmp_path, scenario)
+
+
 def test_a_takeover_is_given_up_when_the_voters_hear_the_primary_after_all(tmp_path: Path) -> None:
     async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
         with pytest.raises(Refused, match="main is heard again"):

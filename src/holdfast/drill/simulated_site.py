@@ -125,6 +125,8 @@ class Machine:
         self.held = True
         self.proved = False
         self.proving = False
+        self.looks = 0
+        """At which nobody heard this machine, which did not serve: a proof begun before one is none after it."""
         self.acting = False
         self.rests_until = 0.0
         self.beats: dict[str, Beat] = {}
@@ -226,13 +228,18 @@ class Machine:
         self.soon(TICK_SECONDS * self.site.chance.uniform(0.5, 1.0), self._tick)
 
     def _as_primary(self, now: float) -> None:
-        row = decide_primary(primary_facts(self.rules, self._self(), self.hearing, self.beats, now))
+        facts = primary_facts(self.rules, self._self(), self.hearing, self.beats, now)
+        row = decide_primary(facts)
+        if self.held and not facts.confirmed:
+            self.proved = False
+            self.looks += 1
         if row.order is Order.STOP:
             self.site.tell(f"{self.name}: {row.reason}")
             self.stop_serving()
         elif row.order is Order.PROVE and not self.proving:
             self.proving = True
-            self._append(False, self._is_proved)
+            began = self.looks
+            self._append(False, lambda taken: self._is_proved(taken, began))
         elif row.order is Order.SERVE:
             self.site.tell(f"{self.name}: {row.reason}")
             self.held = False
@@ -251,16 +258,17 @@ class Machine:
             self.software = True
             self.site.look()
 
-    def _is_proved(self, taken: bool) -> None:
+    def _is_proved(self, taken: bool, began: int) -> None:
         self.proving = False
         if taken:
-            self.proved = True
+            self.proved = began == self.looks
         else:
             self._replaced()
 
     def stop_serving(self) -> None:
         self.held = True
         self.proved = False
+        self.looks += 1
         usual = self.site.chance.random() < 0.9
         self.soon(self.site.chance.uniform(0.001, 0.02 if usual else RELEASE_SECONDS_MAX), self._drop)
 

@@ -60,7 +60,6 @@ MERGE_EVERY_SECONDS: Final = 5.0
 PROOF_SECONDS: Final = 10.0
 REST_SECONDS: Final = (1.0, 30.0)
 """After an attempt that failed; doubled each time."""
-SERVE_AGAIN_SECONDS: Final = 5.0
 
 
 class Duty(Struct, frozen=True, omit_defaults=True):
@@ -112,13 +111,13 @@ class Guard:
         self._looking: asyncio.Task[None] | None = None
         self._acting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._proving: asyncio.Task[None] | None = None
         self._round = 0
-        """Counts the stops: what was begun before one is not to end after it."""
+        """Counts the stops, and the looks at which nobody heard us: a proof begun before one is none after it."""
         self._looked_at = node.world.clocks.steady()
         self._gaps: deque[float] = deque(maxlen=GAPS_KEPT)
         self._renewed_at = 0.0
         self._announced_at = 0.0
-        self._serve_again_at = 0.0
         self._rests_until = 0.0
         self._rest_seconds = REST_SECONDS[0]
         self._home_tried: datetime | None = None
@@ -135,7 +134,7 @@ class Guard:
         self._looking.add_done_callback(self._no_more_looks)
 
     async def stop(self) -> None:
-        for task in (self._looking, self._acting, self._stopping, self._merging):
+        for task in (self._looking, self._acting, self._stopping, self._merging, self._proving):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -215,6 +214,9 @@ class Guard:
         facts = primary_facts(self.rules, self._self(), hearing, beats, now)
         row = decide_primary(facts)
         self._set(row)
+        if node.held and facts.replaceable and not facts.confirmed:
+            node.proved = False  # what was proved before says nothing of what comes while nobody hears this machine
+            self._round += 1
         if row.order is Order.STOP:
             self._stop_serving(row.reason, now)
             return
@@ -223,10 +225,10 @@ class Guard:
                 self._renew(now)
         elif row.order is Order.NOTHING and self._stopping is None:
             node.held_because(row.reason)
-        if self._acting is None and self._stopping is None and not node.busy.locked() and node.role is Role.PRIMARY:
-            if row.order is Order.PROVE and now >= self._rests_until:
-                self._act(self._prove(row.reason))
-            elif row.order is Order.SERVE and now >= self._serve_again_at:
+        if self._stopping is None and node.role is Role.PRIMARY:
+            if row.order is Order.PROVE and self._proving is None and now >= self._rests_until:
+                self._proving = asyncio.create_task(self._prove(row.reason))
+            elif row.order is Order.SERVE and self._acting is None and not node.busy.locked():
                 self._act(self._serve(row.reason))
 
     def _renew(self, now: float) -> None:
@@ -283,6 +285,12 @@ class Guard:
         self._acting = asyncio.create_task(run())
 
     async def _prove(self, reason: str) -> None:
+        try:
+            await self._prove_once(reason)
+        finally:
+            self._proving = None
+
+    async def _prove_once(self, reason: str) -> None:
         node, began = self._node, self._round
         primary = node.primary
         if primary is None or primary.capture is None:
@@ -306,7 +314,6 @@ class Guard:
         except HoldfastError as error:
             node.world.history.record("could not serve with everything", error.message)
             node.advice = error.hint or "`holdfast takeover` here tries again, and says what fails."
-            self._serve_again_at = node.world.clocks.steady() + SERVE_AGAIN_SECONDS
         node.world.history.record("serves", reason, epoch=int(node.epoch))
         node.serves_because("the last promotion in the log is this machine's")
 

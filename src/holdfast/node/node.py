@@ -87,7 +87,7 @@ class Node:
         self.held = ""
         """Why this machine, although the primary, serves nobody for now; empty when it serves."""
         self.proved = False
-        """Since it last stopped serving, or started, the log took a record of this machine."""
+        """The log took a record of this machine while others heard it, and they did ever since."""
         self.decided = Decided()
         self.readiness = ReadinessCheck(world, lambda: self.role is Role.STANDBY and not self.busy.locked())
         self.takeovers: deque[float] = deque(maxlen=TAKEOVERS_KEPT)
@@ -423,11 +423,15 @@ class Node:
             self._become(Role.PRIMARY, reason, self.advice if self.world.serving.on is False else "")
 
     async def may_serve(self) -> None:
-        """Returns when the others confirm that they hear this machine, and :attr:`held` is off. Raises Unreachable."""
+        """Returns when this machine is proved the primary and the others confirm that they hear it: not ``held``.
+
+        Raises Unreachable.
+        """
         if not self.guarded:
             return
         deadline = self.world.clocks.steady() + MAY_SERVE_SECONDS
-        while self.beats.hearing.confirmed_seconds(self.world.clocks.steady()) >= SERVE_SECONDS:
+        hearing = self.beats.hearing
+        while not self.proved or hearing.confirmed_seconds(self.world.clocks.steady()) >= SERVE_SECONDS:
             if self.world.clocks.steady() > deadline:
                 raise Unreachable(
                     "the others do not confirm that they hear this machine",

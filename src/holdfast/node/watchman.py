@@ -12,10 +12,10 @@ the votes.
 **Why there are not two.** Let a standby's promotion stand in the log at record L+1. It had read L before the votes, and
 each voter had heard nothing of the old primary for 2.0 s when it voted. The old primary's last echo of any voter's is
 of a beat sent before that, so 0.5 s and more before the vote it stopped, whatever the network did, if its agent ran. To
-serve again it had to append a record: one up to L came before the votes, when it had to be heard again afterwards, and
-was not; one after L takes the place of the promotion, and there is none. Nothing in this depends on the clocks of two
-machines, on how long a message takes, or on who leads the log. It depends on one clock running within a few per cent of
-another's while 2 s pass, and on the old primary's agent being run.
+serve again it had to append a record while it was heard, and be heard ever since: one up to L came before the votes,
+when it was not heard; one after L takes the place of the promotion, and there is none. Nothing in this depends on the
+clocks of two machines, on how long a message takes, or on who leads the log. It depends on one clock running within a
+few per cent of another's while 2 s pass, and on the old primary's agent being run.
 
 **The bound.** The agent looks every ``TICK_SECONDS`` and needs ``RELEASE_SECONDS_MAX`` to give an address back:
 less than the 0.5 s between the two limits, so two machines never answer when both agents run. A machine frozen as a
@@ -81,7 +81,7 @@ class PrimaryFacts(NamedTuple):
     confirmed: bool
     """Enough others have heard a beat of ours that is not older than SERVE_SECONDS."""
     proved: bool
-    """Since we last stopped, or started, the log took a record of ours."""
+    """The log took a record of ours while we were confirmed, and we were confirmed ever since."""
 
 
 class PrimaryRow(NamedTuple):
