@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault lab docs drill-failover chaos clean
+.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate lab docs drill-failover chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -24,10 +24,13 @@ check: setup  ## style, types, layering, generated docs
 test: setup check  ## all checks and tests, the real mail software included
 	@$(PYTEST)
 
-bench: bench-scan bench-log bench-vault bench-delivery  ## every speed claim, beside a peer, in one run each
+bench: bench-scan bench-log bench-vault bench-gate bench-delivery  ## every speed claim, beside a peer, in one run each
 
 bench-delivery: setup  ## deliveries: bare Dovecot, Dovecot's replicator, Holdfast
 	@$(PYTHON) -m bench.delivery $(ARGUMENTS)
+
+bench-gate: setup  ## what the gates cost: deliveries and acceptances with and without
+	@$(PYTHON) -m bench.gate $(ARGUMENTS)
 
 bench-scan: setup  ## a scan beside rsync
 	@$(PYTHON) bench/scan.py
@@ -51,6 +54,7 @@ chaos: setup  ## long runs: a million fuzzed frames, many seeds
 	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame
 	@HOLDFAST_EXAMPLES=400 $(PYTEST) tests/watch/test_anything.py tests/flow tests/vault/test_keeping_anything.py
 	@$(PYTHON) -m holdfast.drill.simulated_site --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED))
+	@$(PYTHON) -m holdfast.drill.chaos --seeds $(or $(LAB_SEEDS),20) $(if $(SEED),--seed $(SEED))
 
 clean:  ## remove the virtual environment and everything built
 	@rm -rf .venv build

@@ -14,7 +14,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 def cpu_by_program(inits: Mapping[str, int]) -> dict[str, float]:
     """Seconds so far of ``MACHINE PROGRAM``, for the machines whose init has the process ids *inits*.
 
-    Programs are ``agent``, ``nats-server`` and ``mail``: the rest of the machine, ended children included.
+    Programs are ``agent``, ``gate``, ``nats-server`` and ``mail``: the rest of the machine, ended children included.
     """
     namespaces = {os.readlink(f"/proc/{pid}/ns/pid"): machine for machine, pid in inits.items()}
     ticks: Counter[str] = Counter()
@@ -40,6 +40,8 @@ def program_of(argv: list[bytes]) -> str:
     words = [os.path.basename(word) for word in argv]
     if b"holdfast.agent" in words or (b"holdfast" in words and b"agent" in words):
         return "agent"
+    if b"holdfast.gate" in words:
+        return "gate"
     return "nats-server" if argv[0].endswith(b"nats-server") else "mail"
 
 

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.console.words import bytes_text, duration_text
+
 WIDTH_MIN: Final = 80
 _ROLE_STYLES: Final = {"primary": "bold green", "standby": "green", "relay": "cyan"}
 Json = dict[str, Any]
@@ -23,24 +25,6 @@ def _console() -> Console:
     if not console.is_terminal and console.width < WIDTH_MIN * 1.5:
         console = Console(highlight=False, width=int(WIDTH_MIN * 1.5))
     return console
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def _ago(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.0f} h"
-    return f"{seconds / 86400:.0f} days"
 
 
 def _machines(facts: Json) -> Table:
@@ -95,8 +79,8 @@ def _vault(vault: Json) -> str:
     if not vault["fed_by"]:
         return f"vault     {vault['name']}: fed by nobody that is heard"
     age, snapshot = vault["age_seconds"], vault["snapshot_age_seconds"]
-    behind = "has nothing of this log yet" if age < 0 else f"has all but the last {_ago(age)}"
-    said = "no snapshot" if snapshot < 0 else f"snapshot {_ago(snapshot)} ago"
+    behind = "has nothing of this log yet" if age < 0 else f"has all but the last {duration_text(age)}"
+    said = "no snapshot" if snapshot < 0 else f"snapshot {duration_text(snapshot)} ago"
     return f"vault     {vault['name']}: {behind}, {said}, by {vault['fed_by']}"
 
 
@@ -113,19 +97,19 @@ def _status_lines(facts: Json) -> Iterable[Any]:
     if log["reachable"]:
         leader = f", led by {log['leader']}" if log["leader"] else ""
         yield (
-            f"log       records {log['first']} to {log['last']}, {_bytes(log['stored_bytes'])} "
+            f"log       records {log['first']} to {log['last']}, {bytes_text(log['stored_bytes'])} "
             f"({log['incarnation'][:8]}{leader})"
         )
     else:
         yield Text(f"log       not reachable: {log['problem']}", style="bold red")
     watching = f", watched by {facts['watching']}" if facts["watching"] else ""
     scrub = f"; scrub: {facts['scrub']}" if facts["scrub"] else ""
-    yield f"trees     {facts['files']:,} files, {_bytes(facts['bytes'])}{watching}{scrub}"
+    yield f"trees     {facts['files']:,} files, {bytes_text(facts['bytes'])}{watching}{scrub}"
     yield f"at risk   if the primary died now: {facts['lost_if_primary_died']}"
     if facts["verified_at"]:
         found = facts["verified_differences"]
         result = "no differences" if found == 0 else f"{found} differences"
-        yield f"verified  {_ago(time.time() - facts['verified_at'])} ago: {result}"
+        yield f"verified  {duration_text(time.time() - facts['verified_at'])} ago: {result}"
     for vault in facts["vaults"]:
         yield _vault(vault)
     if kept := _aside(facts["kept_aside"]):
@@ -225,7 +209,7 @@ def follow_verify(lines: Iterable[Json], *, quiet: bool) -> Json:
 
 def verify_report(report: Json) -> None:
     console = _console()
-    read = f", {_bytes(report['bytes'])} read" if report["bytes"] else ""
+    read = f", {bytes_text(report['bytes'])} read" if report["bytes"] else ""
     console.print(f"compared {report['files']:,} entries{read} at {report['position']} in {report['seconds']:.1f} s")
     for difference in report["differences"][:200]:
         detail = f" ({difference['detail']})" if difference["detail"] else ""
