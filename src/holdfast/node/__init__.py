@@ -4,6 +4,11 @@
 with a reason. ``node`` enters roles and leaves them; ``operations`` carries out what people order (takeover,
 switchover), each as a ``plan`` that is shown, executed and written into the ``history``.
 
+*Without a person.* ``watchman``: two more tables, for what is done when others fall silent, with the argument why there
+are never two that serve, and its bound. ``hearing`` (who hears whom) and ``outlook`` make their facts; ``guard`` looks
+twenty times a second and does what they say. ``failback`` goes home at a set hour, ``merging`` adds the messages that
+only a returned machine has.
+
 *The pumps.* ``capture`` (primary): watcher -> frames -> log. ``follow`` (standby): log -> frames -> applier. Both keep
 the tree index committed only at positions the log really has. ``primary``, ``standby`` and ``seeding`` are the parts
 that run in those roles; ``keeping`` trims the log, ``scrub`` compares contents in the background, ``errands`` runs
@@ -12,7 +17,8 @@ command outputs and writes the software manifest, ``returned`` names what a repl
 *Between machines.* ``beats``: four times a second, what each says of itself. ``asks``: sealed orders and small answers.
 ``peer``: listings and contents, verify. ``enrol``: how machines become a site.
 
-*Towards people.* ``control`` (HTTP on a socket), ``status``, ``metrics``.
+*Towards people.* ``control`` (HTTP on a socket), ``status``, ``metrics``, ``readiness`` (could this standby take over?),
+``alarms``, ``story`` (`holdfast why`), ``desk`` (`holdfast decide`).
 
 *What is stored.* ``node.json`` (``local``), ``history.jsonl``, ``index.db``, ``aside/``, all in the state directory.
 
@@ -20,6 +26,6 @@ command outputs and writes the software manifest, ``returned`` names what a repl
 it learns of another's promotion it stops serving before it does anything else. An acknowledgement of the log comes
 before the index commit that relies on it.
 
-*Not promised here.* Noticing a failure and acting on it without a person; that an isolated primary stops serving before
-it hears of the promotion.
+*Not promised here.* Under the policy ``manual``, or while paused: that an isolated primary stops serving before it hears
+of the promotion.
 """
