@@ -17,8 +17,8 @@ command outputs and writes the software manifest, ``returned`` names what a repl
 *Between machines.* ``beats``: four times a second, what each says of itself. ``asks``: sealed orders and small answers.
 ``peer``: listings and contents, verify. ``enrol``: how machines become a site.
 
-*Towards people.* ``control`` (HTTP on a socket), ``status``, ``metrics``, ``readiness`` (could this standby take over?),
-``alarms``, ``story`` (`holdfast why`), ``desk`` (`holdfast decide`).
+*Towards people.* ``control`` (HTTP on a socket), ``status``, ``metrics``, ``readiness`` (could this standby take
+over?), ``alarms``, ``story`` (`holdfast why`), ``desk`` (`holdfast decide`).
 
 *What is stored.* ``node.json`` (``local``), ``history.jsonl``, ``index.db``, ``aside/``, all in the state directory.
 
@@ -26,6 +26,6 @@ command outputs and writes the software manifest, ``returned`` names what a repl
 it learns of another's promotion it stops serving before it does anything else. An acknowledgement of the log comes
 before the index commit that relies on it.
 
-*Not promised here.* Under the policy ``manual``, or while paused: that an isolated primary stops serving before it hears
-of the promotion.
+*Not promised here.* Under the policy ``manual``, or while paused: that an isolated primary stops serving before it
+hears of the promotion.
 """
