@@ -245,7 +245,7 @@ class _TreeWalk:
                 if before.st_size > FILE_BYTES_MAX:
                     raise OSError(errno.EFBIG, "larger than a vault can hold")
                 xattrs = read_xattrs(fd)
-                size, content = self._contents(fd, before.st_size)
+                size, content = self._contents(fd)
                 after = os.fstat(fd)
                 if (after.st_mtime_ns, after.st_ctime_ns, after.st_size) == (
                     before.st_mtime_ns,
@@ -261,12 +261,12 @@ class _TreeWalk:
         meta = self._scanner.meta(_observed(before), xattrs)
         return Entry(name, EntryKind.FILE, meta, size, content, self._link(before)), before
 
-    def _contents(self, fd: int, expected: int) -> tuple[int, bytes]:
-        """The file's bytes into the vault: how many, and the ids. *expected*: how many there were just now."""
+    def _contents(self, fd: int) -> tuple[int, bytes]:
+        """The file's bytes into the vault: how many, and the ids."""
         writer = self._scanner.writer
         ids = []
         size = 0
-        for piece in pieces(partial(_read_whole, fd, expected)):
+        for piece in pieces(partial(_read_whole, fd)):
             ids.append(writer.add(piece))
             size += len(piece)
             if size > FILE_BYTES_MAX:
@@ -292,16 +292,15 @@ def _below(path: bytes, name: bytes) -> bytes:
     return path + b"/" + name if path else name
 
 
-def _read_whole(fd: int, expected: int, at: int, size: int) -> bytes:
-    """*size* bytes at *at*, fewer only at the end of the file.
-
-    Room for a MiB, for each small file anew, costs more than the reading: a little more is asked for than *expected*.
-    """
-    first = min(size, max(expected - at, 0) + 1)
-    data = os.pread(fd, first, at)
-    if len(data) < size and (len(data) == first or at + len(data) < expected):  # it grew, or a filesystem gave less
-        while more := os.pread(fd, size - len(data), at + len(data)):
-            data += more
+def _read_whole(fd: int, at: int, size: int) -> bytes:
+    """*size* bytes at *at*, fewer only at the end of the file."""
+    data = os.pread(fd, size, at)
+    if not data or len(data) == size:
+        return data
+    rest = os.pread(fd, size - len(data), at + len(data))
+    while rest:
+        data += rest
+        rest = os.pread(fd, size - len(data), at + len(data)) if len(data) < size else b""
     return data
 
 
