@@ -13,6 +13,8 @@ A lab of four machines: ``main`` has the mail, ``backup`` stands by, ``relay`` k
 5. ``main`` comes back, rejoins by itself, and ``verify --full`` compares it with backup. What lay in its mail queue is
    named.
 6. A planned switchover home, after which the queue's messages arrive. What is missing then is lost, and named.
+7. Both machines' disks are destroyed. ``main``, bare, is rebuilt from the vault that the agents fed all the while, mail
+   flow first; every account is compared with what was witnessed before. Then ``backup``, bare too, joins again.
 
 Exit status 0 only if what the report calls a promise held. ``KEEP=1`` leaves the lab up.
 """
@@ -31,17 +33,17 @@ import msgspec
 from rich.console import Console
 
 from holdfast.console.client import Client
-from holdfast.drill import report
+from holdfast.drill import from_vault, lab_vault, report
 from holdfast.drill.checkers.exact_state import compare, consistent, resynchronised
 from holdfast.drill.checkers.exactly_once import exactly_once
-from holdfast.drill.checkers.facts import Probe, Protocol, Record
+from holdfast.drill.checkers.facts import Mailboxes, Probe, Protocol, Record
 from holdfast.drill.checkers.findings import Difference
 from holdfast.drill.checkers.in_time import outage_since
 from holdfast.drill.checkers.nothing_lost import Reach, explain, nothing_lost
 from holdfast.drill.checkers.nothing_lost import excused as excused_late
 from holdfast.drill.checkers.reconcile import Verdict, reconcile
 from holdfast.drill.lab import mailhost
-from holdfast.drill.lab.lab import Lab
+from holdfast.drill.lab.lab import Lab, Machine
 from holdfast.drill.lab.mail_files import MailFormat
 from holdfast.drill.lab.spec import USUAL_MACHINES, LabError, LabSpec, MachineSpec
 from holdfast.drill.remains import queue_of, set_aside
@@ -77,6 +79,7 @@ KILL_AFTER_MESSAGES: Final = 400
 SEED: Final = 20261122
 LOAD_SECONDS_MAX: Final = 180.0
 SAMPLE_SECONDS: Final = 0.1
+QUEUE_SECONDS_MAX: Final = 30.0
 IN_TRANSIT_SECONDS: Final = 1.0
 """From SMTP's 250 a message needs a moment through Postfix to the mailbox: the log can only have what got there."""
 TAKEOVER_SECONDS_MAX: Final = 2.0
@@ -99,6 +102,7 @@ class Demo:
         self.spans: dict[str, tuple[int, int]] = {}
         self.lags: list[tuple[int, float]] = []
         self.notes: list[str] = []
+        self.worst_failure = ""
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -128,10 +132,11 @@ class Demo:
                 LabSpec(name=name, machines=machines, domain="example.test", accounts=ACCOUNTS, seed="demo")
             )
             self.site = ProtectedLab(self.lab)
-            self.site.protect(mailhost.MailSettings(format=self.mail_format), failover="automatic")
+            self.site.protect(mailhost.MailSettings(format=self.mail_format), failover="automatic", vault=True)
             self.site.wait_role("main", "primary")
         with self.phase("seed", "backup fetches its copy and follows"):
             self.site.wait_role("backup", "standby")
+            lab_vault.keep_keys(self.lab.machine("main"))
         logins = [Login(account.address, account.password) for account in self.lab.accounts]
         self.quiet, self.busy, self.probe = logins[:QUIET_ACCOUNTS], logins[QUIET_ACCOUNTS:-1], logins[-1]
         address = self.lab.state.service_ipv4
@@ -286,6 +291,45 @@ class Demo:
             everyone = [*self.busy, self.probe]
             _, self.last_verdict = settled(self.service, everyone, self.busy_records, seconds_max=10.0)
 
+    def lose_everything(self) -> None:
+        """As :meth:`_lose_everything`; what was shown before is reported, whatever becomes of this."""
+        try:
+            self._lose_everything()
+        except HoldfastError as error:
+            self.console.print(f"[bold red]\u2717 {error}[/]")
+            self.worst_failure = str(error)
+
+    def _lose_everything(self) -> None:
+        """Both machines that held the mail are destroyed; one bare machine, the vault and an identity are left."""
+        main, backup = self.lab.machine("main"), self.lab.machine("backup")
+        everyone = [*self.quiet, *self.busy, self.probe]
+        with self.phase("archived", "every mailbox is witnessed, and the vault has all of it"), self._client():
+            self._wait_for_empty_queue(main)
+            self.before_loss = observe(self.service, everyone)
+            from_vault.wait_archived(self.site, "main")
+        self.console.print("[bold red]\u2717 main and backup are destroyed, disks and all[/]")
+        from_vault.destroy([main, backup])
+        with self.phase("rebuild", "holdfast rebuild on a bare machine, from the vault"):
+            self.recovery = from_vault.rebuild(main)
+        for step in self.recovery.facts["steps"]:
+            self.phases[f"rebuild_{step['name'].replace(' ', '_')}"] = round(step["seconds"], 3)
+        with self.phase("witness_rebuilt", "every mailbox is compared with what was witnessed"), self._client():
+            self.after_loss = observe(self.service, everyone)
+        with self.phase("pair_again", "a bare backup joins: a new log, and two machines again"):
+            self.paired_seconds = from_vault.join_again(self.site, main, backup)
+
+    def _wait_for_empty_queue(self, machine: Machine) -> None:
+        """What would be delivered after the witness is no loss: nothing for our accounts may be on its way."""
+        deadline = time.monotonic() + QUEUE_SECONDS_MAX
+        while f"@{self.lab.state.domain}" in machine.run(["postqueue", "-j"]).stdout:
+            if time.monotonic() > deadline:
+                self.notes.append(
+                    "Main's mail queue was not empty when it was destroyed: what lay there was not archived."
+                )
+                return
+            machine.run(["postqueue", "-f"])
+            time.sleep(SAMPLE_SECONDS * 5)
+
     # -- the verdict ---------------------------------------------------------------------------------------------------
 
     def result(self) -> DrillResult:
@@ -354,13 +398,15 @@ class Demo:
                 not self.verified["remaining"],
             ),
         ]
+        worst = [] if self.worst_failure else compare(self.before_loss, self.after_loss)
+        rows += self._worst_rows(worst)
         self.notes += [f"Undone, for it was not captured when main died: {item}" for item in late]
         focus = (self.killed_ns - int(2e9), self.killed_ns + int(max(whole_outage, 1.0) * 1e9) + int(2e9))
         made = timeline(self.busy_records, lag_ms=self.lags, spans=self._spans(), events=self.events, outages=outages)
         zero = next(iter(self.busy_records)).mono_ns
         made.focus = (max((focus[0] - zero) / 1e9, 0.0), (focus[1] - zero) / 1e9)
         return DrillResult(
-            title="One machine dies, the other carries on",
+            title="One machine dies, the other carries on; both die, the vault brings one back",
             accepted=accepted,
             present=present,
             lost=len(lost),
@@ -375,7 +421,7 @@ class Demo:
             accepted_by_kind=_summed(self.quiet_verdict, self.busy_verdict),
             lost_messages=lost,
             duplicate_messages=doubles,
-            differences=[*broken, *unexplained, *exact],
+            differences=[*broken, *unexplained, *exact, *worst],
             figures={
                 "waited_in_queue": waited,
                 "switchover_seconds": round(self.switched_seconds, 3),
@@ -384,11 +430,47 @@ class Demo:
                 "acknowledged_operations": self.quiet_verdict.acknowledged_operations
                 + self.busy_verdict.acknowledged_operations,
                 "verified_files": self.verified["files"],
+                **self._worst_figures(worst),
             },
             notes=self.notes,
             seed=SEED,
             began_real_ns=next(iter(self.quiet_records)).real_ns,
         )
+
+    def _worst_figures(self, differences: list[Difference]) -> dict[str, float | int | str]:
+        if self.worst_failure:
+            return {}
+        recovery = self.recovery
+        return {
+            "rebuild_accepted_seconds": round(recovery.accepted_seconds, 3),
+            "rebuild_first_account_seconds": round(recovery.first_account_seconds, 3),
+            "rebuild_every_account_seconds": round(recovery.all_seconds, 3),
+            "rebuild_serves_seconds": round(recovery.serves_seconds, 3),
+            "rebuild_bytes": recovery.facts["bytes"],
+            "rebuild_files": recovery.facts["files"],
+            "rebuild_differences": len(differences),
+            "pair_again_seconds": round(self.paired_seconds, 3),
+        }
+
+    def _worst_rows(self, differences: list[Difference]) -> list[Row]:
+        if self.worst_failure:
+            return [Row("both disks destroyed: rebuilt from the vault", "done", self.worst_failure, False)]
+        self.notes += [f"The rebuilt machine lacks: {words}" for words in self.recovery.facts["lacks"]]
+        there, back = _messages(self.before_loss), _messages(self.after_loss)
+        recovery = self.recovery
+        return [
+            Row("both disks destroyed: messages back from the vault", f"{there}", f"{back}", back == there),
+            Row(
+                f"state of {len(self.before_loss.accounts)} accounts after the rebuild",
+                "equal",
+                _count(differences, "difference"),
+                not differences,
+            ),
+            Row("bare machine switched on, to mail accepted", "", f"{recovery.accepted_seconds:.1f} s"),
+            Row("... to the first account back", "", f"{recovery.first_account_seconds:.1f} s"),
+            Row("... to every account back, every service answering", "", f"{recovery.serves_seconds:.1f} s"),
+            Row("and from there to two machines again", "", f"{self.paired_seconds:.1f} s"),
+        ]
 
     def _spans(self) -> dict[str, tuple[int, int]]:
         wanted = ("load", "noticing", "takeover", "traffic_after")
@@ -403,6 +485,10 @@ def _view(facts: dict[str, Any], machine: str) -> dict[str, Any]:
 def _count(found: list[Difference] | int, noun: str) -> str:
     count = found if isinstance(found, int) else len(found)
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _messages(state: Mailboxes) -> int:
+    return sum(len(folder.messages) for account in state.accounts.values() for folder in account.folders.values())
 
 
 def _summed(*verdicts: Verdict) -> dict[str, int]:
@@ -425,6 +511,7 @@ def run(console: Console, folder: Path, mail_format: MailFormat, *, keep: bool) 
         demo.finish_load()
         demo.bring_main_back()
         demo.go_home()
+        demo.lose_everything()
         result = demo.result()
         data, page = report.write(result, folder)
         console.print()
