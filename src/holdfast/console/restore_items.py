@@ -97,7 +97,7 @@ def _into_server(
             click.echo("Nothing was changed (--dry-run).")
     failed = dict(missing)
     for step in steps:
-        if step.verdict in (ItemVerdict.CHANGED, ItemVerdict.UNREADABLE, ItemVerdict.REFUSED):
+        if step.verdict in (ItemVerdict.CHANGED, ItemVerdict.UNREADABLE):
             failed[step.version.item.title or step.version.item.uid] = step.reason
     return _ended(failed, how)
 

@@ -7,7 +7,7 @@ Terms
     *additive*: brought back into the running server beside what is there; nothing is overwritten, nothing comes twice.
 
 Parts
-    ``boxes``      a moment's boxes, and the messages in them
+    ``boxes``      a moment's boxes; ``messages``: the messages in them
     ``headers``    what messages' headers say, remembered: in SQLite, by content
     ``search``     presences that answer a question
     ``traces``     between snapshots, where the log is archived: when exactly a message went; what came and went

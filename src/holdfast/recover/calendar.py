@@ -45,11 +45,10 @@ class ItemVerdict(StrEnum):
     CHANGED = "changed since"
     UNREADABLE = "unreadable"
     ADDED = "added"
-    REFUSED = "refused"
 
 
 class ItemStep(Struct):
-    """*folder*: the collection's directory below the storage folder; *new_collection*: it has to be made."""
+    """*folder*: the collection's directory below the storage folder; *reason*: of the verdict, for people."""
 
     version: Version
     folder: bytes

@@ -20,8 +20,9 @@ from holdfast.errors import NoSpace
 from holdfast.mail import mailboxes
 from holdfast.mail.headers import envelope
 from holdfast.mail.stored import Unreadable
-from holdfast.recover.boxes import Box, Message, message
-from holdfast.recover.groupware import Version, content_of
+from holdfast.recover.boxes import Box
+from holdfast.recover.groupware import Version
+from holdfast.recover.messages import Message, message
 from holdfast.recover.search import message_digest
 from holdfast.recover.wanted import Chosen, Wanted
 from holdfast.vault.faults import TargetInUse, VaultDamaged
@@ -116,11 +117,6 @@ def as_items(versions: list[Version], read: Callable[[Version], bytes], target: 
             name = f"{version.last.label}-{name}"
         _write(folder / name, content, version.entry.meta.mtime_ns // 10**9, written)
     return written
-
-
-def item_content(version: Version, read: Callable[[bytes], bytes]) -> bytes:
-    """Raises VaultDamaged."""
-    return content_of(version.entry, read)
 
 
 def _read(one: Wanted, written: Written) -> Message | None:

@@ -15,7 +15,7 @@ from holdfast.mail import headers, stored
 from holdfast.mail.headers import HEADER_BYTES_MAX, Envelope
 from holdfast.mail.mailboxes import Format
 from holdfast.mail.stored import Unreadable
-from holdfast.recover.boxes import Stored
+from holdfast.recover.messages import Stored
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.record import Read, split_ids
 

@@ -24,7 +24,8 @@ from holdfast.mail.imap_exchange import bytes_of, number_of
 from holdfast.mail.imap_session import ImapRefused, ImapSession, Namespace
 from holdfast.mail.imap_syntax import sequence_set
 from holdfast.mail.stored import Unreadable
-from holdfast.recover.boxes import Box, message
+from holdfast.recover.boxes import Box
+from holdfast.recover.messages import message
 from holdfast.recover.wanted import Wanted
 from holdfast.vault.faults import VaultDamaged
 

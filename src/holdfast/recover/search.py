@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from holdfast.mail.dovecot_index import IndexUnreadable
 from holdfast.mail.mailboxes import Accounts, Format
-from holdfast.recover.boxes import Box, Boxes, Moment, Problems, Reader, Stored
+from holdfast.recover.boxes import Box, Boxes, Moment, Problems
 from holdfast.recover.headers import Header, Headers
+from holdfast.recover.messages import Reader, Stored
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.record import Read
 

@@ -14,8 +14,9 @@ from holdfast.mail import mailboxes, stored
 from holdfast.mail.headers import HEADER_BYTES_MAX, envelope
 from holdfast.mail.mailboxes import Accounts, Format, Mailbox
 from holdfast.mail.stored import Unreadable
-from holdfast.recover.boxes import Box, Stored
+from holdfast.recover.boxes import Box
 from holdfast.recover.headers import Header
+from holdfast.recover.messages import Stored
 from holdfast.recover.search import Presence, Query, Seen, like
 from holdfast.vault.archive import ArchivedFrame, FramesName, list_frames, read_frames
 from holdfast.vault.record import Snapshot

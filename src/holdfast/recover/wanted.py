@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 from holdfast.errors import ExitStatus, HoldfastError
 from holdfast.mail.mailboxes import Accounts
-from holdfast.recover.boxes import Box, Boxes, Moment, Problems, Reader, Stored
+from holdfast.recover.boxes import Box, Boxes, Moment, Problems
+from holdfast.recover.messages import Reader, Stored
 from holdfast.recover.search import ID_CHARS, like, message_digest
 from holdfast.vault.faults import VaultDamaged
 from holdfast.vault.record import Read
