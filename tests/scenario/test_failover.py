@@ -140,6 +140,64 @@ def test_a_primary_killed_under_load_is_replaced_by_itself_and_comes_back_as_sta
     assert_one_writer(site, "backup")
 
 
+LONE = "Message-ID: <{name}@only-on-main.test>\\nSubject: {name}\\n\\nonly here\\n"
+
+
+def put_message(site: Site, machine: str, name: str, account: int = 1) -> str:
+    """A message in the mailbox of *account* on *machine*, as a delivery leaves it; the Message-ID."""
+    user, _, domain = site.accounts[account].name.partition("@")
+    box = f"/var/vmail/{domain}/{user}/Maildir"
+    text = LONE.format(name=name)
+    file = f"1795384035.M1P1.{name},S={len(text.replace(chr(92) + 'n', 'n'))}"
+    script = (
+        f"printf '{text}' > {box}/tmp/{file} && chown vmail:vmail {box}/tmp/{file} && mv {box}/tmp/{file} {box}/new/"
+    )
+    site.machine(machine).run(["sh", "-c", script])
+    return f"{name}@only-on-main.test"
+
+
+def test_messages_that_only_the_old_primary_has_are_added_once(site: Site, tmp_path: Path) -> None:
+    site.work(site.plan(messages=10, operations=0, seed=9), tmp_path / "before")  # every mailbox is there
+    site.settle()
+    site.lab.cut("main")
+    wait_until(lambda: not addresses_of(site, "main"), 10, "main to give the address back", 0.02)
+    lone, twice = put_message(site, "main", "lone"), put_message(site, "main", "twice")
+    wait_serving(site, "backup")
+    put_message(site, "backup", "twice")  # its sender has sent it again
+    site.lab.heal()
+    site.protected.wait_role("main", "standby")
+    wait_until(lambda: "messages that only this machine had" in said(site, "main"), 30, "the merge", 0.1)
+    found = [count(site, "backup", name) for name in (lone, twice)]
+    assert found == [1, 1], said(site, "main")
+    (merged,) = [json.loads(path.read_bytes()) for path in merged_files(site)][-1:]
+    assert {each["outcome"] for each in merged["messages"]} == {"added", "there"}
+    assert site.protected.order("main", "merge")["messages"] == [], "once"
+    site.verify_clean()
+
+
+def count(site: Site, machine: str, name: str) -> int:
+    """How many messages of that Message-ID the account has."""
+    argv = ["doveadm", "search", "-u", site.accounts[1].name, "mailbox", "*", "header", "Message-ID", name]
+    return len(site.machine(machine).run(argv).stdout.splitlines())
+
+
+def merged_files(site: Site) -> list[Path]:
+    return sorted(site.machine("main").path("/var/lib/holdfast").glob("merged-*.json"))
+
+
+def test_a_primary_left_alone_stops_and_serves_again_when_it_is_heard(site: Site) -> None:
+    """Nobody can replace it, but it cannot know that: it hears nobody."""
+    epoch = site.status("main")["epoch"]
+    site.machine("backup").kill()
+    site.lab.cut("main")
+    wait_until(lambda: not addresses_of(site, "main"), 10, "main to give the address back", 0.02)
+    site.lab.heal()
+    wait_serving(site, "main")
+    assert addresses_of(site, "main")
+    assert site.status("main")["epoch"] == epoch, "a record of its own was proof enough"
+    assert "it serves" in said(site, "main").rpartition("stops serving")[2]
+
+
 @pytest.mark.parametrize("victim", ["backup", "relay", "nats on main", "nats on backup", "nats on relay"])
 def test_who_does_not_serve_may_die_and_no_client_notices(site: Site, tmp_path: Path, victim: str) -> None:
     epoch = site.status("main")["epoch"]
@@ -217,64 +275,6 @@ def test_a_primary_that_is_not_heard_stops_and_is_replaced(site: Site, *, one_wa
     site.protected.wait_role("main", "standby")
     assert "main was cut off from the others" in cause(site, "backup")
     assert_one_writer(site, "backup")
-
-
-def test_a_primary_left_alone_stops_and_serves_again_when_it_is_heard(site: Site) -> None:
-    """Nobody can replace it, but it cannot know that: it hears nobody."""
-    epoch = site.status("main")["epoch"]
-    site.machine("backup").kill()
-    site.lab.cut("main")
-    wait_until(lambda: not addresses_of(site, "main"), 10, "main to give the address back", 0.02)
-    site.lab.heal()
-    wait_serving(site, "main")
-    assert addresses_of(site, "main")
-    assert site.status("main")["epoch"] == epoch, "a record of its own was proof enough"
-    assert "it serves" in said(site, "main").rpartition("stops serving")[2]
-
-
-LONE = "Message-ID: <{name}@only-on-main.test>\\nSubject: {name}\\n\\nonly here\\n"
-
-
-def put_message(site: Site, machine: str, name: str, account: int = 1) -> str:
-    """A message in the mailbox of *account* on *machine*, as a delivery leaves it; the Message-ID."""
-    user, _, domain = site.accounts[account].name.partition("@")
-    box = f"/var/vmail/{domain}/{user}/Maildir"
-    text = LONE.format(name=name)
-    file = f"1795384035.M1P1.{name},S={len(text.replace(chr(92) + 'n', 'n'))}"
-    script = (
-        f"printf '{text}' > {box}/tmp/{file} && chown vmail:vmail {box}/tmp/{file} && mv {box}/tmp/{file} {box}/new/"
-    )
-    site.machine(machine).run(["sh", "-c", script])
-    return f"{name}@only-on-main.test"
-
-
-def test_messages_that_only_the_old_primary_has_are_added_once(site: Site, tmp_path: Path) -> None:
-    site.work(site.plan(messages=10, operations=0, seed=9), tmp_path / "before")  # every mailbox is there
-    site.settle()
-    site.lab.cut("main")
-    wait_until(lambda: not addresses_of(site, "main"), 10, "main to give the address back", 0.02)
-    lone, twice = put_message(site, "main", "lone"), put_message(site, "main", "twice")
-    wait_serving(site, "backup")
-    put_message(site, "backup", "twice")  # its sender has sent it again
-    site.lab.heal()
-    site.protected.wait_role("main", "standby")
-    wait_until(lambda: "messages that only this machine had" in said(site, "main"), 30, "the merge", 0.1)
-    found = [count(site, "backup", name) for name in (lone, twice)]
-    assert found == [1, 1], said(site, "main")
-    (merged,) = [json.loads(path.read_bytes()) for path in merged_files(site)][-1:]
-    assert {each["outcome"] for each in merged["messages"]} == {"added", "there"}
-    assert site.protected.order("main", "merge")["messages"] == [], "once"
-    site.verify_clean()
-
-
-def count(site: Site, machine: str, name: str) -> int:
-    """How many messages of that Message-ID the account has."""
-    argv = ["doveadm", "search", "-u", site.accounts[1].name, "mailbox", "*", "header", "Message-ID", name]
-    return len(site.machine(machine).run(argv).stdout.splitlines())
-
-
-def merged_files(site: Site) -> list[Path]:
-    return sorted(site.machine("main").path("/var/lib/holdfast").glob("merged-*.json"))
 
 
 def test_a_cut_between_primary_and_standby_alone_changes_nothing(site: Site) -> None:
