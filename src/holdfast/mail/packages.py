@@ -91,7 +91,7 @@ async def collect(
     for line in listed.output.splitlines():
         status, _, rest = line.partition(" ")
         name, _, version = rest.partition(" ")
-        if status == "installed" and (name in manual or _matches(name, (*SERVING, *HELPING, *more))):
+        if status == "installed" and (name in manual or matches(name, (*SERVING, *HELPING, *more))):
             packages[name] = version
     for folder in environments:
         packages |= {f"python:{name}": version for name, version in environment_packages(Path(folder)).items()}
@@ -134,7 +134,8 @@ def _units(folder: Path) -> tuple[str, ...]:
     return tuple(sorted({path.name for path in wants}))
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a package is one of *patterns*."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -192,7 +193,7 @@ def compare(primary: Manifest, own: Manifest, *, more: tuple[str, ...] = ()) -> 
 
 
 def _difference(name: str, theirs: str, ours: str, more: tuple[str, ...]) -> Difference:
-    serving, helping = _matches(name, SERVING), _matches(name, (*HELPING, *more))
+    serving, helping = matches(name, SERVING), matches(name, (*HELPING, *more))
     if theirs and not ours:
         severity = Severity.GRAVE if serving else Severity.WARNING if helping else Severity.NOTE
         return Difference(severity, name, theirs, ours, f"{name} {theirs} is not installed here")
