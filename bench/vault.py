@@ -9,7 +9,7 @@ of the last minutes away, and making files is ten times slower while it looks fo
 
 Run from the repository's root::
 
-    python -m bench.vault [--quick] [--store office|small|none] [--rounds N] [--files 1000000] [--at FOLDER]
+    python -m bench.vault [--quick] [--store office|small|none] [--rounds N] [--share 1.0] [--files 1000000] [--at FOLDER]
 
 Prints a table and writes ``build/bench/vault.json``. With ``--store`` the figures of the other store are kept from the
 run before; with ``--files 0`` those of memory are.
@@ -309,10 +309,12 @@ def main() -> int:
     options.add_argument("--quick", action="store_true", help="2,000 and 10,000 messages, one round, 20,000 files")
     options.add_argument("--store", choices=("office", "small", "none"), help="only this one")
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--share", type=float, default=1.0, help="of the messages: for a first look")
     options.add_argument("--files", type=int, default=1_000_000, help="for memory; 0: not measured")
     options.add_argument("--at", default=None, help="a folder on the filesystem to measure on")
     given = options.parse_args()
     kinds = {"office": (OFFICE, 20_000, given.rounds), "small": (SMALL, 200_000, max(given.rounds // 3, 1))}
+    kinds = {name: (kind, round(count * given.share), rounds) for name, (kind, count, rounds) in kinds.items()}
     if given.quick:
         kinds = {"office": (OFFICE, 2_000, 1), "small": (SMALL, 10_000, 1)}
     result: dict[str, Any] = {"stores": {}}
