@@ -9,7 +9,7 @@ of the last minutes away, and making files is ten times slower while it looks fo
 
 Run from the repository's root::
 
-    python -m bench.vault [--quick] [--store office|small|none] [--rounds N] [--share 1.0] [--files 1000000] [--at FOLDER]
+    python -m bench.vault [--quick] [--store office|small|none] [--rounds N] [--share 1.0] [--files N] [--at FOLDER]
 
 Prints a table and writes ``build/bench/vault.json``. With ``--store`` the figures of the other store are kept from the
 run before; with ``--files 0`` those of memory are.
