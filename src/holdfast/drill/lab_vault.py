@@ -15,7 +15,7 @@ LOCATION: Final = f"/{SHARED_FOLDER}/vault"
 IDENTITY: Final = f"/{SHARED_FOLDER}/identity"
 KEY: Final = f"/etc/holdfast/vaults/{NAME}.key"
 ARCHIVE_SECONDS: Final = 10.0
-"""A drill ends soon after its load: the default of 15 s would be waited for; more often costs processors it measures."""
+"""A drill waits for it; more often would cost the processors that are measured."""
 CONFIGURATION: Final = f"""
 [[vaults]]
 name = "{NAME}"
