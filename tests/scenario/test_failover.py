@@ -200,7 +200,7 @@ def test_a_primary_left_alone_stops_and_serves_again_when_it_is_heard(site: Site
 
 @pytest.mark.parametrize("victim", ["backup", "relay", "nats on main", "nats on backup", "nats on relay"])
 def test_who_does_not_serve_may_die_and_no_client_notices(site: Site, tmp_path: Path, victim: str) -> None:
-    epoch = site.status("main")["epoch"]
+    epoch, stops = site.status("main")["epoch"], said(site, "main").count("stops serving")
     with site.load(metered(site, 5.0), tmp_path / "journal") as load:  # type: ignore[arg-type]
         load.wait_acknowledged(10)
         died = time.monotonic_ns()
@@ -215,7 +215,7 @@ def test_who_does_not_serve_may_die_and_no_client_notices(site: Site, tmp_path: 
     assert bad == []
     facts = site.status("main")
     assert (facts["role"], facts["serving"], facts["epoch"]) == ("primary", True, epoch)
-    assert said(site, "main").rpartition("rejoins by itself")[2].count("stops serving") == 0
+    assert said(site, "main").count("stops serving") == stops
 
 
 def test_a_frozen_primary_is_replaced_and_thawed_serves_nobody(site: Site) -> None:
