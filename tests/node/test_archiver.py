@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import random
+import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyrage
 import pytest
 
@@ -18,8 +22,10 @@ from holdfast.node.metrics import render_metrics
 from holdfast.node.roles import Role
 from holdfast.node.settings import LogSettings
 from holdfast.node.vaults import VaultView
+from holdfast.vault.archive import covering
 from holdfast.vault.backends.folder import FolderBackend
-from holdfast.vault.instant import Archive, InstantUnknown, open_instant
+from holdfast.vault.difference import differences
+from holdfast.vault.instant import Archive, InstantUnknown, Target, open_instant
 from holdfast.vault.repository import Vault, init_vault, open_vault
 from holdfast.vault.restore import restore_snapshot
 from holdfast.vault.settings import VaultSettings
@@ -208,6 +214,82 @@ def test_records_trimmed_before_a_vault_had_them_are_named_and_feeding_goes_on(t
         assert any("vault near has a gap" in event for event in nodes.backup.events())
 
     run(tmp_path, scenario, vaults=(near,))
+
+
+class Writers:
+    """Mail software that does not wait: appends, new messages, flags, deletions, folders that move."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(2)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, account: int) -> None:
+        chance = random.Random(account)
+        home = self._root / f"user{account}"
+        (home / "cur").mkdir(parents=True)
+        for number in itertools.count():
+            message = home / "cur" / f"{number}.M:2,"
+            message.write_bytes(chance.randbytes(chance.randint(1, 3000)))
+            with (home / "dovecot.index.log").open("ab") as file:
+                file.write(b"%d appended\n" % number)
+            if number % 3 == 0:
+                message.rename(message.with_name(message.name + "S"))
+            if number % 5 == 4:
+                (home / "cur" / f"{number - 1}.M:2,").unlink(missing_ok=True)
+            if number % 40 == 39:
+                home.rename(home.with_name(home.name + "x"))
+                home.with_name(home.name + "x").rename(home)
+                (home / "cur").rename(home / f"old{number}")
+                (home / "cur").mkdir()
+            if self._stop.wait(0.004):
+                return
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("fed_by", ["standby", "primary"])
+def test_snapshots_made_under_load_are_what_the_records_say(tmp_path: Path, fed_by: str) -> None:
+    """Each snapshot after the first is the first with the records up to it: the same names, bytes and times."""
+    near = make_vault(tmp_path, fed_by=fed_by, snapshot_minutes=0.01)
+
+    async def scenario(nodes: TwoNodes) -> None:
+        (feeder,) = feeders_of(nodes.backup if fed_by == "standby" else nodes.main)
+        await wait_until(lambda: bool(feeder.beat.archived), lambda: "not begun")
+        writers = Writers(nodes.main.tree)
+        try:
+            path = tmp_path / "near" / "snapshots"
+            await wait_until(lambda: len(list(path.iterdir())) >= 5, lambda: feeder.beat.problem or "few snapshots")
+        finally:
+            await asyncio.to_thread(writers.stop)
+
+    run(tmp_path, scenario, vaults=(near,))
+    with reader(near) as vault:
+        archive = Archive(vault)
+        first, *later = archive.snapshots
+        for name in later:
+            assert name.position is not None
+            snapshot = vault.snapshot(name)
+            if fed_by == "primary" and snapshot.gaps:
+                continue  # a file written to 250 times a second, beside which nothing stands still: named, not hidden
+            assert snapshot.gaps == ()
+            frames = archive.frames[name.position.incarnation]
+            assert first.position is not None
+            chosen, reached = covering(frames, first.position.sequence, name.position.sequence)
+            if reached < name.position.sequence:
+                continue  # its records came after it, and the nodes were stopped
+            target = Target(first, tuple(chosen), name.position.sequence, name.taken_at_ns)
+            with open_instant(vault, target) as instant:
+                told = list(differences(instant.snapshot, snapshot, instant.vault.content))
+                assert told == []
+                assert [tree[2:] for tree in map(msgspec.structs.astuple, instant.snapshot.trees)] == [
+                    tree[2:] for tree in map(msgspec.structs.astuple, snapshot.trees)
+                ], "but for where they stood"
 
 
 class OneMachine(TwoNodes):

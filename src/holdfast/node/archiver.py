@@ -16,9 +16,10 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -143,6 +144,12 @@ class _Records:
         with self._news:
             self._ended = True
             self._news.notify()
+
+    def put_back(self, payloads: list[bytes]) -> None:
+        """What was taken too much."""
+        with self._news:
+            self._payloads.extendleft(reversed(payloads))
+            self._bytes += sum(map(len, payloads))
 
     def take(self, seconds: float) -> list[bytes]:
         """All there are, after at most *seconds* of waiting for the first. Raises Unreachable: no more will come."""
@@ -367,7 +374,12 @@ class _Session:
             if not await self._scanned(feed):
                 return
             why = "records were missing" if feed.place.archived is not None else "the vault had none of this log"
-            feeder.told(await self._thread.do(lambda: feed.first_snapshot(self._role.trees, self._read_index)), why)
+            feeder.told(
+                await self._thread.do(
+                    lambda: feed.first_snapshot(self._role.trees, partial(self._read_index, feed), self._rest)
+                ),
+                why,
+            )
         else:
             feed.begin(await chain_at(self._log, Sequence(after)))
         feeder.tell(feed)
@@ -411,28 +423,52 @@ class _Session:
             feed.flush()
         if not self._feeder.due(feed):
             return None
-        return feed.snapshot(self._role.trees, self._read_index, lambda sequence: self._reach(feed, sequence))
+        return feed.snapshot(
+            self._role.trees, partial(self._read_index, feed), lambda sequence: self._reach(feed, sequence), self._rest
+        )
 
-    def _take(self, feed: Feed, seconds: float) -> bool:
+    def _take(self, feed: Feed, seconds: float, through: int | None = None) -> bool:
         payloads = self._records.take(seconds)
-        for payload in payloads:
+        for number, payload in enumerate(payloads):
+            if through is not None and feed.reached >= through:
+                self._records.put_back(payloads[number:])
+                break
             feed.take(payload)
         return bool(payloads)
 
     def _reach(self, feed: Feed, sequence: int) -> None:
         while feed.reached < sequence:
-            if not self._take(feed, RECORDS_SECONDS_MAX):
+            if not self._take(feed, RECORDS_SECONDS_MAX, sequence):
                 raise Unreachable(f"record {sequence} of the log did not come", retry=True)
 
-    def _read_index(self) -> IndexReader:
+    def _read_index(self, feed: Feed) -> IndexReader:
+        """At a position not before what *feed* has taken: the log may be read sooner here than it is applied."""
+
         async def settled() -> IndexReader:
             if isinstance(self._role, Standby):
+                applied = Sequence(feed.reached)
+                await self._role.follow.reached(applied, timeout_seconds=INDEX_SECONDS_MAX / 2)
                 return await self._role.follow.snapshot()
             assert self._role.capture is not None
             await self._role.capture.barrier(timeout_seconds=INDEX_SECONDS_MAX / 2)
             return await self._role.capture.snapshot()
 
-        coming = asyncio.run_coroutine_threadsafe(settled(), self._loop)
+        return self._wait(settled())
+
+    @contextmanager
+    def _rest(self) -> Iterator[None]:
+        """A standby's copy stands still inside; a primary's trees do not."""
+        if not isinstance(self._role, Standby):
+            yield
+            return
+        self._wait(self._role.follow.hold())
+        try:
+            yield
+        finally:
+            self._wait(self._role.follow.release())
+
+    def _wait(self, coming_later: Coroutine[Any, Any, T]) -> T:
+        coming = asyncio.run_coroutine_threadsafe(coming_later, self._loop)
         try:
             return coming.result(INDEX_SECONDS_MAX)
         except TimeoutError:

@@ -9,6 +9,7 @@ For one thread. After an error it is closed, and another one begins anew: nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -134,8 +135,9 @@ class Feed:
         frame = open_frame(payload, self._key)
         self._chain = follow_chain(self._chain, payload, frame.header)
         self._captured_at_ns = frame.header.captured_at_ns
-        for change in frame.changes:
-            self.touched.add(change)
+        if frame.header.sequence > (self.place.look_back or 0):
+            for change in frame.changes:
+                self.touched.add(change)
         if frame.header.sequence <= self.archived:
             return
         if not self._archiving:
@@ -160,7 +162,12 @@ class Feed:
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
-    def first_snapshot(self, trees: Sequence[Tree], read_index: Callable[[], IndexReader]) -> BackupResult:
+    def first_snapshot(
+        self,
+        trees: Sequence[Tree],
+        read_index: Callable[[], IndexReader],
+        rest: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> BackupResult:
         """The snapshot that archived records will go on from; :meth:`begin` is done with it. Raises as
         ``snapshot_from_log``."""
         seen: list[Chain] = []
@@ -171,26 +178,34 @@ class Feed:
             return reader
 
         self.touched.touch_everything()
-        result = self._snapshot(Source(trees, read, lambda position: 0, self.touched))
+        result = self._snapshot(Source(trees, read, lambda position: 0, self.touched, rest))
         self._chain = seen[-1]
         self._archiving = Archiving()
         self.place = self.place._replace(archived=result.snapshot.sequence, archived_at_ns=result.snapshot.taken_at_ns)
         return result
 
     def snapshot(
-        self, trees: Sequence[Tree], read_index: Callable[[], IndexReader], read_records: Callable[[int], None]
+        self,
+        trees: Sequence[Tree],
+        read_index: Callable[[], IndexReader],
+        read_records: Callable[[int], None],
+        rest: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> BackupResult:
-        """A snapshot at the index's position. *read_records*: returns when the records up to that one were given to
-        :meth:`take`. Raises as ``snapshot_from_log``, what a put raises, what *read_records* raises."""
+        """A snapshot at the index's position, which must not be before ``reached``. *read_records*: returns when the
+        records up to that one, and no later ones, were given to :meth:`take`. *rest*: see ``Source``. Raises as
+        ``snapshot_from_log``, what a put raises, what *read_records* raises."""
 
         def reach(position: Position) -> int:
             if position.incarnation != self._incarnation:
                 raise HoldfastError("the log was replaced while a snapshot was made", retry=True)
-            read_records(position.sequence)
+            if self.reached <= position.sequence:
+                read_records(position.sequence)
+            if self.reached != position.sequence:  # what is touched must be that of the position, no more, no less
+                raise HoldfastError(f"the index stands at {position}, the records at {self.reached}", retry=True)
             self.flush()
             return self._captured_at_ns
 
-        return self._snapshot(Source(trees, read_index, reach, self.touched))
+        return self._snapshot(Source(trees, read_index, reach, self.touched, rest))
 
     def _snapshot(self, source: Source) -> BackupResult:
         result = snapshot_from_log(self._vault, source, self._machine, clocks=self._clocks)

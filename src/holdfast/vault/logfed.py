@@ -17,6 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -41,6 +42,8 @@ from holdfast.vault.writer import Writer
 
 ROUNDS_MAX: Final = 12
 """A file written to ten times a second lies still for long enough in one of them."""
+REST_ROUND: Final = 3
+"""From this one on a standby stops applying during a round: few files are left, it takes milliseconds."""
 PAUSE_SECONDS: Final = (0.01, 0.25)
 """Between two rounds: doubled from the first to the last."""
 LINK_BYTES: Final = 8
@@ -62,6 +65,8 @@ class Source(NamedTuple):
     read_index: Callable[[], IndexReader]
     reach: Callable[[Position], int]
     touched: Touched
+    rest: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Inside, the trees stand still, where that is possible: for files that change all the time."""
 
 
 def snapshot_from_log(
@@ -122,16 +127,17 @@ class _Backup:
     def make(self, machine: str, pause: Callable[[float], None]) -> Snapshot:
         wait = PAUSE_SECONDS[0]
         for number in range(ROUNDS_MAX):
-            taken_at_ns = self._clocks.wall_ns()
-            reader = self._source.read_index()
-            try:
-                self._hurry(reader)
-                taken_at_ns = max(taken_at_ns, self._source.reach(reader.position))
-                self.unsettled = [wanted for wanted in self._missing(reader) if not self._read(wanted)]
-                if not self.unsettled or number == ROUNDS_MAX - 1:
-                    return self._snapshot(reader, machine, taken_at_ns)
-            finally:
-                reader.close()
+            with self._source.rest() if number >= REST_ROUND else nullcontext():
+                taken_at_ns = self._clocks.wall_ns()
+                reader = self._source.read_index()
+                try:
+                    self._hurry(reader)
+                    taken_at_ns = max(taken_at_ns, self._source.reach(reader.position))
+                    self.unsettled = [wanted for wanted in self._missing(reader) if not self._read(wanted)]
+                    if not self.unsettled or number == ROUNDS_MAX - 1:
+                        return self._snapshot(reader, machine, taken_at_ns)
+                finally:
+                    reader.close()
             pause(wait)
             wait = min(wait * 2, PAUSE_SECONDS[1])
         raise AssertionError("the last round returns")
