@@ -55,7 +55,6 @@ def test_only_new_messages_that_nobody_logged_are_lone(state: Path) -> None:
     assert found == {
         NEW: ("anna@example.test", "INBOX", ()),
         SEEN: ("anna@example.test", "Work/2026", ("\\Answered", "\\Seen")),
-        COPY: ("anna@example.test", "Sent", ("\\Seen",)),
     }
     assert {each.outcome for each in plan(state, trees(state))} == {"would be sent"}
 
@@ -80,10 +79,10 @@ def test_a_report_is_closed_when_every_message_has_an_answer_and_not_before(stat
     assert (done, len(wrong)) == ([], 1)
     assert reports(state)
     done, wrong = asyncio.run(send_all(state, trees(state), primary, "backup"))  # type: ignore[arg-type]
-    assert [each.outcome for each in done] == ["added"] * 3
+    assert [each.outcome for each in done] == ["added"] * 2
     assert wrong == []
     assert reports(state) == []
-    assert len(json.loads((state / "merged-now.json").read_bytes())["messages"]) == 3
+    assert len(json.loads((state / "merged-now.json").read_bytes())["messages"]) == 2
     assert primary.got[0]["account"] == "anna@example.test"
 
 

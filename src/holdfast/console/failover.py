@@ -135,9 +135,8 @@ def alarm(as_json: bool) -> None:
 def merge(dry_run: bool, as_json: bool) -> None:
     """On a returned machine that is a standby again: add the messages that only it has to the running server.
 
-    Each once: not where a message with its Message-ID is in that folder. Under `[failover]` rejoin = "automatic" it is
-    done without being asked. What was done is listed in /var/lib/holdfast/merged-*.json. Maildir only; exit status 3
-    when a message could not be added.
+    Not where the account has a message with its Message-ID. What was done is listed in
+    /var/lib/holdfast/merged-*.json. Maildir only; exit status 3 when a message could not be added.
 
     \b
     Example:

@@ -56,7 +56,6 @@ ANNOUNCE_EVERY_SECONDS: Final = 10.0
 """Neighbours that missed or forgot the last announcement, or heard another's, learn it again."""
 EVENTS_MAX: Final = 1000
 """Of each machine, for a story: some weeks of a quiet site."""
-MERGE_EVERY_SECONDS: Final = 5.0
 PROOF_SECONDS: Final = 10.0
 REST_SECONDS: Final = (1.0, 30.0)
 """After an attempt that failed; doubled each time."""
@@ -121,8 +120,6 @@ class Guard:
         self._rests_until = 0.0
         self._rest_seconds = REST_SECONDS[0]
         self._home_tried: datetime | None = None
-        self._merge_at = 0.0
-        self._merging: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Raises nothing: what fails is tried again."""
@@ -134,7 +131,7 @@ class Guard:
         self._looking.add_done_callback(self._no_more_looks)
 
     async def stop(self) -> None:
-        for task in (self._looking, self._acting, self._stopping, self._merging, self._proving):
+        for task in (self._looking, self._acting, self._stopping, self._proving):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -337,9 +334,6 @@ class Guard:
         node = self._node
         hearing, beats, me = node.beats.hearing, node.beats.all, self._self()
         row = decide_standby(standby_facts(self.rules, me, hearing, beats, now))
-        if node.role is Role.STANDBY and now >= self._merge_at and self._merging is None:
-            self._merge_at = now + MERGE_EVERY_SECONDS
-            self._merging = asyncio.create_task(self._merge(me.primary))
         silent = hearing.silent_seconds(me.primary, now) if me.primary else 0.0
         if node.busy.locked() or self._acting is not None or node.role is Role.YIELDED:
             return
@@ -385,18 +379,6 @@ class Guard:
             await self.operations.switchover(f"home to the preferred machine, as every day at {at}")
         except HoldfastError as error:
             self._node.world.history.record("no failback today", error.message)
-
-    async def _merge(self, primary: str) -> None:
-        """What only this machine has of messages, when it was the primary once and has rejoined."""
-        try:
-            node = self._node
-            failover = node.world.settings.failover
-            serves = (beat := node.beats.last(primary)) is not None and beat.serving and node.beats.alive(primary)
-            open_reports = await asyncio.to_thread(merging.reports, node.world.settings.state)
-            if open_reports and serves and node.asks is not None and failover.policy == failover.rejoin == "automatic":
-                await self.merge()
-        finally:
-            self._merging = None
 
     async def merge(self, *, dry_run: bool = False) -> dict[str, Any]:
         """Add the messages that only this machine holds to the running server: what became of each. Raises Refused.

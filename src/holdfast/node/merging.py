@@ -4,10 +4,13 @@
 new message files that the seed then moved aside. Not flag changes, deletions, Sieve or configuration: those stay aside
 and listed, for a person, because what users did since on the new primary may say otherwise.
 
-*How*: each message travels sealed to the primary, which adds it by IMAP in the account's own session (so quotas,
-indexes and other clients are right), unless that folder has a message with its Message-ID, or, where it has none, with
-these bytes. So it may be repeated, and is, until everything has an answer. What was done with each message is written
-to ``merged-<when>.json``: that is the list to undo it by. Nothing is deleted here.
+*How*: by a person's order. Each message travels sealed to the primary, which adds it by IMAP in the account's own
+session (so quotas, indexes and other clients are right), unless the account has a message with its Message-ID in any
+folder (it was sent again, and filed), or, where it has none, that folder has these bytes. So it may be repeated. What
+was done with each is written to ``merged-<when>.json``: that is the list to undo it by. Nothing is deleted here.
+
+*Not*: by itself. A power cut can leave a delivered message in Postfix's queue, too: it would come a second time when
+that machine serves again.
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ def _done_file(report: Path) -> Path:
 def lone_messages(report: Path, state: Path, trees: Iterable[TreeSpec]) -> list[Lone]:
     """Those of one *report*. Raises OSError, ValueError (damaged)."""
     unlogged = json.loads(report.read_bytes())["unlogged"]
-    new = {(change["tree"], change["to"] or change["path"]) for change in unlogged if change["kind"] in ("put", "link")}
+    new = {(change["tree"], change["to"] or change["path"]) for change in unlogged if change["kind"] in ("put",)}
     roots = {str(tree.name): tree.root for tree in trees}
     accounts = Accounts()
     found: dict[tuple[str, str], Lone] = {}
@@ -185,10 +188,11 @@ def _add(argv: list[str], request: dict[str, Any], content: bytes, name: str) ->
         with ImapSession(str(request["account"]), argv, answer_seconds=ANSWER_SECONDS) as session:
             folder = session.namespace().server_name(str(request["folder"]))
             have = session.folders()
+            looked = have if name else [each for each in have if each == folder]  # it may have been moved since
+            if any(is_there(session, each, name, content) for each in looked):
+                return "there"
             if folder != "INBOX" and folder not in have:
                 session.on_folder("CREATE", folder)
-            elif is_there(session, folder, name, content):
-                return "there"
             session.append(folder, [(content, flags, int(request["received"]))])
     except ImapRefused as error:
         return f"the server refused it: {error.message}"
