@@ -69,8 +69,8 @@ def _chosen(events: Sequence[Line], at: float | None) -> Line:
         near = events[-1]
     if near.what.endswith("begins"):
         return near
-    after = [line for line in events if 0 <= line.at - near.at <= CLOSE_SECONDS]
-    return next((line for line in after if line.what.endswith("begins")), near)
+    beside = [line for line in events if abs(line.at - near.at) <= CLOSE_SECONDS and line.what == "takeover begins"]
+    return min(beside, key=lambda line: abs(line.at - near.at), default=near)
 
 
 def _another(line: Line, event: Line) -> bool:
