@@ -110,10 +110,12 @@ class Line:
         self._buffer.clear()
 
     def send(self, *parts: bytes) -> None:
-        """Send all of *parts*. Raises NotSent."""
+        """Send all of *parts*, as one: a peer that hangs up after the first would make "no answer" a "not sent".
+
+        Raises NotSent.
+        """
         try:
-            for part in parts:
-                self._socket.sendall(part)
+            self._socket.sendall(b"".join(parts))
         except OSError as error:
             self.close()
             raise NotSent(f"{self.endpoint}: cut while sending: {_reason(error)}", retry=True) from error
