@@ -129,7 +129,8 @@ def _what_became_of(primary: str, at: float, own: Sequence[Line]) -> str:
         return f"{primary} was frozen, suspended or starved: it did not run, and went on later."
     started = next((line for line in after if line.what == "agent started"), None)
     stopped = next((line for line in after if line.what == "stops serving"), None)
-    if stopped is not None and (started is None or stopped.at < started.at):
+    # A stop before the takeover was the agent's own deed: it was alive then, whatever had ended and begun before.
+    if stopped is not None and (started is None or stopped.at < started.at or started.at < stopped.at <= at):
         return f"{primary} was cut off from the others, and stopped serving by itself."
     if started is None:
         return f"{primary} has not said anything since: its machine, its agent or its network is gone."
