@@ -1,4 +1,4 @@
-"""For all tests: property tests take the same examples every time.
+"""For all tests: property tests take the same examples every time; coroutines run in an event loop of their own.
 
 A failure must be the same failure again, on every machine. ``HOLDFAST_EXAMPLES`` (``make chaos``) looks for new ones:
 other examples each time, and as many as it says where a test asks for it.
@@ -6,10 +6,22 @@ other examples each time, and as many as it says where a test asks for it.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("same", derandomize=True)
 if "HOLDFAST_EXAMPLES" not in os.environ:
     settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
+    return True

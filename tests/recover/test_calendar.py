@@ -32,7 +32,7 @@ from tests.recover.site import event
 from tests.vault import site
 
 pytestmark = pytest.mark.system
-WORK = f"/{USER}/work/"
+WORK = f"/{USER}/office/"
 
 
 class Running:

@@ -15,6 +15,16 @@ promise something until the barrier has passed: everything done up to now is in 
 ``deliveries``  which message reached which recipient: the journal that makes a retry harmless
 ``barrier``     many waiters, one barrier at a time, through the agent's socket
 ``serve``       sockets around it: one process, many sessions
+``store``       what Dovecot and Postfix are asked
+
+The shadow milter stands beside Postfix: a message is accepted when a copy of it is in the log.
+
+``milter``      one milter session; pure
+``shadows``     the copies, as files in a protected tree
+``queue``       Postfix's queue: which messages are in it, put one in, throw one out
+``accept``      sockets around it: accepting, settling, adopting what another machine had accepted
+
+``options``     what the agent tells the process that runs both
 
 **The LMTP gate's promise.** A delivery answered with 2xx is in the log on two machines, and so is the note that it was
 delivered. A message comes to a recipient once, however often the client repeats it:

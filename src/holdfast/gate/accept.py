@@ -259,7 +259,6 @@ class _Session(asyncio.Protocol):
         delivery = delivery or secrets.token_hex(16)
         envelope = Envelope.of(self._begin.sender, self._begin.recipients)
         writing = self._milter.shadows.write(delivery, envelope)
-        self._delivery = delivery
         self._writing = writing
         if not self._adopted:
             writing.write(HEADER + b": " + delivery.encode() + b"\r\n")

@@ -29,16 +29,16 @@ from enum import Enum, auto
 from pathlib import Path
 from time import gmtime, strftime
 from typing import Final, NamedTuple
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from blake3 import blake3
 
 from holdfast.errors import HoldfastError, NoSpace
+from holdfast.gate.stream import quoted_address
 
 KEEP_DAYS: Final = 8
 """A queue gives up after 5 days (Postfix, maximal_queue_lifetime); a long weekend of a stopped queue on top."""
 _NAME: Final = re.compile(r"deliveries-(\d{8})\d{2}")
-_SAFE: Final = "@+=-_.~!/"
 
 
 class Outcome(Enum):
@@ -62,7 +62,7 @@ def encode_line(line: Line) -> bytes:
         line.kind.encode(),
         line.at_seconds,
         line.delivery,
-        quote_from_bytes(line.recipient, safe=_SAFE).encode(),
+        quoted_address(line.recipient).encode(),
     )
 
 

@@ -26,12 +26,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError, NoSpace
+from holdfast.gate.stream import quoted_address
 
 PART: Final = ".part"
 TAKEN: Final = "_taken"
@@ -166,7 +167,7 @@ def read_shadow(path: Path) -> tuple[Envelope, bytes]:
 
 def _quoted(address: bytes) -> str:
     inside = address[1:-1] if address[:1] == b"<" and address[-1:] == b">" else address
-    return quote_from_bytes(inside, safe="@+=-_.~!/")
+    return quoted_address(inside)
 
 
 def _private(path: str, flags: int) -> int:

@@ -7,6 +7,7 @@ ended by CR LF and by nothing else, and a bare CR or LF or a NUL in a command is
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import quote_from_bytes
 
 from holdfast.errors import HoldfastError
 
@@ -14,6 +15,11 @@ LINE_BYTES_MAX: Final = 8192
 """A command or one line of a reply. RFC 5321 asks for 512, parameters of extensions add to it; Postfix and Dovecot
 stay below 2,048 and 4,096."""
 END_OF_CONTENT: Final = b"\r\n.\r\n"
+
+
+def quoted_address(address: bytes) -> str:
+    """Any bytes as text without blanks and line ends: percent-encoding (RFC 3986)."""
+    return quote_from_bytes(address, safe="@+=-_.~!/")
 
 
 class ProtocolBroken(HoldfastError):
