@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.drill.checkers.exact_state import compare, resynchronised
-from holdfast.drill.checkers.facts import Mailboxes, Record
+from holdfast.drill.checkers.facts import Mailboxes, Probe, Protocol, Record
 from holdfast.drill.checkers.reconcile import Verdict
 from holdfast.drill.lab import mail_files, mailhost
 from holdfast.drill.lab.lab import Lab, Machine
@@ -34,6 +34,7 @@ from holdfast.drill.workload.run import Workload
 from holdfast.drill.workload.settle import settled
 
 MACHINES: Final = ("main:primary", "backup:standby", "relay:relay", "client:client")
+SERVED: Final = {Protocol.IMAP, Protocol.SMTP, Protocol.DELIVERY}
 PATIENCE: Final = Patience(connect_seconds=2.0, answer_seconds=30.0)
 ACCOUNTS: Final = 5
 _numbers = count(1)
@@ -284,6 +285,17 @@ def protected_site(
         yield site
     finally:
         Lab.down(lab.name)
+
+
+def probes(load: Load, since_mono_ns: int) -> list[Probe]:
+    return [each for each in load.records() if isinstance(each, Probe) and each.mono_ns >= since_mono_ns]
+
+
+def wait_served(load: Load, since_mono_ns: int) -> None:
+    """Until logging in, handing a message in and finding it in the mailbox have each succeeded since then."""
+    wait_until(
+        lambda: {each.protocol for each in probes(load, since_mono_ns) if each.good} == SERVED, 60, "service", 0.1
+    )
 
 
 def without_tags(state: Mailboxes) -> Mailboxes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast.drill.checkers.facts import Appended, Probe, Protocol
+from holdfast.drill.checkers.facts import Appended
 from holdfast.drill.checkers.in_time import outage_since
 from holdfast.drill.checkers.one_writer import one_writer
 from holdfast.drill.lab.tools import wait_until
@@ -20,11 +20,10 @@ from holdfast.drill.workload.plan import Meter
 from holdfast.node import netlink
 from holdfast.node.watchman import ADDRESS_SECONDS_MAX, OVERLAP_SECONDS_MAX
 
-from .site import Load, Site, protected_site
+from .site import SERVED, Site, probes, protected_site, wait_served
 
 pytestmark = pytest.mark.system
 
-SERVED = {Protocol.IMAP, Protocol.SMTP, Protocol.DELIVERY}
 OUTAGE_SECONDS_MAX = 30.0
 """The promise is 5 s on machines of their own (`make drill-failover`); this one may be shared with other tests."""
 NOTICE_SECONDS = 30.0
@@ -83,16 +82,6 @@ def holders_seen(site: Site) -> Iterator[list[float]]:
 def metered(site: Site, load: float = 10.0) -> object:
     plan = site.plan(messages=5000, operations=0, rate=load, seed=int(time.time()))
     return msgspec.structs.replace(plan, meter=Meter(site.probe, every_seconds=0.1))
-
-
-def probes(load: Load, since_mono_ns: int) -> list[Probe]:
-    return [each for each in load.records() if isinstance(each, Probe) and each.mono_ns >= since_mono_ns]
-
-
-def wait_served(load: Load, since_mono_ns: int) -> None:
-    wait_until(
-        lambda: {each.protocol for each in probes(load, since_mono_ns) if each.good} == SERVED, 60, "service", 0.1
-    )
 
 
 def said(site: Site, machine: str) -> str:

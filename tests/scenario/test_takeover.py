@@ -9,19 +9,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast.drill.checkers.facts import Probe, Protocol
+from holdfast.drill.checkers.facts import Protocol
 from holdfast.drill.checkers.in_time import Outage, longest_outage, outage_since
 from holdfast.drill.lab.tools import wait_until
 from holdfast.drill.workload.plan import Meter, Plan
 from holdfast.errors import ExitStatus
 
-from .site import Load, Site, protected_site
+from .site import SERVED, Site, probes, protected_site, wait_served
 
 pytestmark = pytest.mark.system
 
 OUTAGE_SECONDS_MAX = 30.0
 """The promise is 2 s on a machine of its own; this one may be shared with other tests. What was measured is printed."""
-SERVED = {Protocol.IMAP, Protocol.SMTP, Protocol.DELIVERY}
 DONE = (ExitStatus.DONE, ExitStatus.DIFFERENCES)
 
 
@@ -109,17 +108,6 @@ def test_a_switchover_there_and_back_under_load_loses_and_doubles_nothing(site: 
 
 def metered(site: Site, plan: Plan) -> Plan:
     return msgspec.structs.replace(plan, meter=Meter(site.probe, every_seconds=0.1))
-
-
-def probes(load: Load, since_mono_ns: int) -> list[Probe]:
-    return [each for each in load.records() if isinstance(each, Probe) and each.mono_ns >= since_mono_ns]
-
-
-def wait_served(load: Load, since_mono_ns: int) -> None:
-    """Until logging in, handing a message in and finding it in the mailbox have each succeeded since then."""
-    wait_until(
-        lambda: {each.protocol for each in probes(load, since_mono_ns) if each.good} == SERVED, 60, "service", 0.1
-    )
 
 
 def report(what: str, measured: list[Outage]) -> None:
