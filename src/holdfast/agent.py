@@ -121,6 +121,7 @@ def _server_settings(settings: Settings, folder: Folder) -> ServerSettings:
         client_port=log.client_port,
         route_port=log.cluster_port,
         peers=tuple(Peer(m.address, log.cluster_port) for m in settings.machines if m.name != settings.machine),
+        segments=(settings.segment_name,),
         binary=Path(log.program) if log.program else None,
     )
 

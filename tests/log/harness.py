@@ -21,6 +21,8 @@ from holdfast.log.server_config import Peer, ServerSettings
 from holdfast.log.trust import Authority, Role, TlsFiles
 
 DEADLINE_SECONDS = 30.0
+SIDE_SEGMENTS = tuple(SegmentName(f"side{number}") for number in range(40))
+"""Segments whose side streams a relay may use: it must be known when the servers start."""
 T = TypeVar("T")
 NAMES = (MachineName("main"), MachineName("backup"), MachineName("relay"))
 
@@ -74,6 +76,7 @@ class Servers:
                 client_port=ports[name][0],
                 route_port=ports[name][1],
                 peers=tuple(Peer(addresses[peer], ports[peer][1]) for peer in names if peer != name),
+                segments=SIDE_SEGMENTS,
                 store_bytes_max=8 * 1024**3,
             )
             self.servers[name] = LogServer(settings)

@@ -19,7 +19,7 @@ def first(tmp_path: Path) -> tuple[Folder, dict[str, str]]:
     return folder, create_site(GOOD, folder)
 
 
-def test_a_standby_gets_the_segment_key_and_a_relay_does_not(
+def test_all_get_the_relay_key_a_standby_gets_the_segment_key_and_a_relay_does_not(
     first: tuple[Folder, dict[str, str]], tmp_path: Path
 ) -> None:
     folder, codes = first
@@ -28,13 +28,15 @@ def test_a_standby_gets_the_segment_key_and_a_relay_does_not(
         joined = Folder(tmp_path / name)
         assert join_site(bundle, joined).machine == name
         assert joined.segment_key.exists() == (name == "backup")
+        assert joined.read_relay_key().secret == folder.read_relay_key().secret
         assert describe(joined.tls_files().certificate).machine == name
     assert Folder(tmp_path / "backup").read_segment_key().secret == folder.read_segment_key().secret
 
 
 def test_secrets_are_readable_by_their_owner_only(first: tuple[Folder, dict[str, str]]) -> None:
     folder, _ = first
-    for path in (folder.segment_key, folder.tls_files().key, folder.authority / "ca.key", *folder.bundles.iterdir()):
+    keys = (folder.segment_key, folder.relay_key, folder.tls_files().key, folder.authority / "ca.key")
+    for path in (*keys, *folder.bundles.iterdir()):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
@@ -74,3 +76,15 @@ def test_renewal_gives_every_machine_a_fresh_certificate(first: tuple[Folder, di
     assert set(codes) == {"backup", "relay"}
     assert folder.tls_files().certificate.read_bytes() != before
     open_bundle((folder.bundles / "relay.join").read_bytes(), codes["relay"])
+
+
+def test_a_site_from_before_there_were_relay_keys_gets_one_by_a_renewal(
+    first: tuple[Folder, dict[str, str]], tmp_path: Path
+) -> None:
+    folder, _ = first
+    folder.relay_key.unlink()
+    with pytest.raises(ConfigurationError, match=r"relay\.key cannot"):
+        folder.read_relay_key()
+    codes = renew_site(folder)
+    bundle = open_bundle((folder.bundles / "relay.join").read_bytes(), codes["relay"])
+    assert bundle.relay_key == folder.read_relay_key().secret

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from typing import Final
 from holdfast.changes.names import Incarnation, SegmentName, Sequence
 from holdfast.errors import ConfigurationError, HoldfastError, Refused
 from holdfast.log import follow, wire
+from holdfast.log.api import ANSWER_SECONDS, RETRY_SECONDS, WRONG_LAST, ApiError, Code, taken_at
 from holdfast.log.connection import NOBODY, Connection, LogConnection, NotSent
 from holdfast.log.port import (
     PAYLOAD_BYTES_MAX,
     Fenced,
     LogDamaged,
-    LogFull,
     LogReplaced,
     LogState,
     LogUnavailable,
@@ -33,7 +32,7 @@ from holdfast.log.port import (
     Record,
     Trimmed,
 )
-from holdfast.log.stream import ANSWER_SECONDS, FULL, RETRY_SECONDS, WRONG_LAST, ApiError, Code, Stream, StreamInfo
+from holdfast.log.stream import Stream, StreamInfo
 
 BYTES_MAX: Final = 16 * 1024**3
 """Default hard limit of one segment's stream: past it the server drops the oldest, whoever still needs it."""
@@ -321,16 +320,13 @@ async def _info_twice(stream: Stream, seconds: float) -> StreamInfo:
 
 def _heard(payload: bytes, after: Sequence) -> _Heard:
     """The leader's answer to an append. Raises LogFull, ApiError."""
-    answer = json.loads(payload)
-    error = answer.get("error")
-    if error is None:
-        assert answer["seq"] == after + 1, (answer, after)
-        return _Heard.DONE
-    code = int(error.get("err_code", 0))
-    if code in WRONG_LAST:
-        return _Heard.MISPLACED
-    if code in FULL:
-        raise LogFull(f"the log is full: {error.get('description')}", hint="Free space on the log servers' disks.")
-    if code >= 10000 and error.get("code", 0) >= 500:
+    try:
+        place = taken_at(payload)
+    except ApiError as error:
+        if error.code in WRONG_LAST:
+            return _Heard.MISPLACED
+        raise
+    if place is None:
         return _Heard.NOT_TAKEN
-    raise ApiError("append", code, str(error.get("description")))
+    assert place == after + 1, (place, after)
+    return _Heard.DONE

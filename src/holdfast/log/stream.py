@@ -1,75 +1,21 @@
-"""The JetStream requests we use, as functions of one stream: state, make, delete, purge, read.
-
-Requests and answers: https://docs.nats.io/reference/jetstream/api; error numbers: server/errors.json of nats-server.
-"""
+"""The JetStream requests we use, as functions of one stream: state, make, delete, purge, read."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from holdfast.changes.names import Incarnation, SegmentName, Sequence
-from holdfast.errors import HoldfastError
 from holdfast.log import wire
-from holdfast.log.connection import NOBODY, Connection, NotSent
-from holdfast.log.port import LogFull, LogState, LogUnavailable, Record
+from holdfast.log.api import ApiError, Code, StreamApi
+from holdfast.log.connection import NOBODY, Connection
+from holdfast.log.port import LogState, LogUnavailable, Record
 
-RETRY_SECONDS: Final = (0.02, 0.5)
-"""Pauses between tries while there is no leader; an election takes seconds (4.6 s measured)."""
-ANSWER_SECONDS: Final = 2.0
-"""An answer takes milliseconds; when none came by then, the request is made again."""
 SEARCHES: Final = 8
 """Direct gets go to a replica picked at random: of three with one sound, all but one in 25 searches come to it."""
 INCARNATION_KEY: Final = "holdfast.incarnation"
-
-
-class Code(IntEnum):
-    """``err_code`` of an API answer."""
-
-    ACCOUNT_LIMIT = 10002
-    INCOMPLETE = 10004
-    NO_PEERS = 10005
-    NO_META_LEADER = 10008
-    NOT_LEADER = 10009
-    INSUFFICIENT = 10023
-    NO_MESSAGE = 10037
-    OFF_FOR_ACCOUNT = 10039
-    STORAGE_LIMIT = 10047
-    EXISTS = 10058
-    NO_STREAM = 10059
-    WRONG_LAST = 10071
-    OFF = 10076
-    STORE_FAILED = 10077
-    STREAM_OFFLINE = 10118
-    WRONG_LAST_UNNAMED = 10164
-
-
-PASSING: Final = frozenset(
-    {
-        Code.INCOMPLETE,
-        Code.NO_META_LEADER,
-        Code.NOT_LEADER,
-        Code.INSUFFICIENT,
-        Code.OFF_FOR_ACCOUNT,
-        Code.OFF,
-        Code.STREAM_OFFLINE,
-    }
-)
-"""Said while servers start, stop or elect: the same request may succeed in a moment."""
-FULL: Final = frozenset({Code.ACCOUNT_LIMIT, Code.STORAGE_LIMIT, Code.STORE_FAILED})
-WRONG_LAST: Final = frozenset({Code.WRONG_LAST, Code.WRONG_LAST_UNNAMED})
-
-
-class ApiError(HoldfastError):
-    """The servers answered with an error that retrying does not mend."""
-
-    def __init__(self, request: str, code: int, description: str) -> None:
-        super().__init__(f"{request}: {description} ({code})", hint="See the log server's own log.")
-        self.code = code
 
 
 class ReplicaState(NamedTuple):
@@ -99,13 +45,12 @@ class Standing(NamedTuple):
     subject: str
 
 
-class Stream:
+class Stream(StreamApi):
     """The stream of one segment, through one connection."""
 
     def __init__(self, connection: Connection, segment: SegmentName) -> None:
-        self.connection = connection
+        super().__init__(connection, f"HF_{segment}")
         self.segment = segment
-        self.name = f"HF_{segment}"
 
     def subject(self, incarnation: Incarnation) -> str:
         """Where records are published. It names the incarnation: after a replacement a writer of the old one reaches
@@ -170,14 +115,7 @@ class Stream:
 
         The last may go over *bytes_max*. Raises LogUnavailable.
         """
-        request = json.dumps({"seq": first, "batch": records, "max_bytes": bytes_max}).encode()
-        subject = f"$JS.API.DIRECT.GET.{self.name}"
-        *messages, end = await self.connection.request_many(
-            subject, request, seconds, lambda message: message.status != 0
-        )
-        if end.status == NOBODY:
-            raise LogUnavailable(f"no replica of {self.name} answers")
-        more = int(end.header(b"Nats-Num-Pending") or 0) > 0
+        messages, more = await self.direct_many({"seq": first, "batch": records, "max_bytes": bytes_max}, seconds)
         return [standing_of(message) for message in messages], more
 
     async def read_from_leader(self, sequence: Sequence, seconds: float) -> Standing | None:
@@ -200,57 +138,11 @@ class Stream:
             standing = await self.peek(sequence, seconds)
         return standing
 
-    async def call(self, verb: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """One API request, repeated while the servers start or elect. Raises LogUnavailable, LogFull, ApiError."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        pause = RETRY_SECONDS[0]
-        while True:
-            left = deadline - loop.time()
-            try:
-                await self.connection.wait_connected(max(left, 0.0))
-                message = await self.connection.request(
-                    f"$JS.API.{verb}.{self.name}", json.dumps(body).encode(), max(min(left, ANSWER_SECONDS), 0.05)
-                )
-                problem = f"no log server answers {verb}" if message.status == NOBODY else None
-                if problem is None:
-                    answer = json.loads(message.payload)
-                    problem = _passing_problem(verb, answer)
-                    if problem is None:
-                        return dict(answer)
-            except NotSent:
-                if loop.time() >= deadline:
-                    raise
-                continue
-            except LogUnavailable as error:
-                problem = error.message
-            if loop.time() + pause >= deadline:
-                raise LogUnavailable(f"{self.name}: {problem}")
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, RETRY_SECONDS[1])
-
-
-_FULL_HINT: Final = "Free space on the log servers' disks, raise their store_bytes_max, or lower the log's bytes_max."
-
 
 def standing_of(message: wire.Message) -> Standing:
     """A record as a direct get sends it."""
     sequence = int(message.header(b"Nats-Sequence") or 0)
     return Standing(Record(Sequence(sequence), message.payload), message.header(b"Nats-Subject") or "")
-
-
-def _passing_problem(verb: str, answer: dict[str, Any]) -> str | None:
-    """None: the answer is good. Raises what will not pass."""
-    error = answer.get("error")
-    if error is None:
-        return None
-    code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
-    no_room = code in FULL or (code == Code.NO_PEERS and "insufficient storage" in description)
-    if code in PASSING or (code == Code.NO_PEERS and not no_room):
-        return description
-    if no_room:
-        raise LogFull(f"{verb}: {description}", hint=_FULL_HINT)
-    raise ApiError(verb, code, description)
 
 
 def _stream_info(answer: dict[str, Any]) -> StreamInfo:

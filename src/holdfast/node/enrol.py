@@ -6,6 +6,7 @@
     /etc/holdfast/authority/         the site's certificate authority (keep a copy in a safe)
     /etc/holdfast/tls/               this machine's certificate, key, and whom it trusts
     /etc/holdfast/segment.key        seals the frames; on mail machines only, never on a relay
+    /etc/holdfast/relay.key          seals the side streams; on every machine
     /etc/holdfast/bundles/NAME.join  for each other machine: all of the above it needs, sealed
 
 A bundle is sealed with a join code (128 random bits as words of five letters and digits) that ``init`` prints and that
@@ -29,8 +30,9 @@ from msgspec import Struct
 
 from holdfast.changes.frame import SegmentKey
 from holdfast.changes.names import MachineName
-from holdfast.errors import ConfigurationError, Refused
+from holdfast.errors import ConfigurationError, HoldfastError, Refused
 from holdfast.files import PRIVATE, PUBLIC, write_once
+from holdfast.log.side_seal import RelayKey
 from holdfast.log.trust import Authority, Identity, Role, TlsFiles
 from holdfast.node.settings import Settings, parse_settings
 
@@ -43,7 +45,8 @@ CODE_LETTERS: Final = 26
 
 
 class Bundle(Struct, frozen=True):
-    """What another machine needs to belong to the site. *segment_key* is empty for a relay."""
+    """What another machine needs to belong to the site. *segment_key* is empty for a relay; *relay_key* is in bundles
+    made since there are side streams."""
 
     configuration: str
     trust: bytes
@@ -51,6 +54,7 @@ class Bundle(Struct, frozen=True):
     key: bytes
     steward: bytes
     segment_key: bytes
+    relay_key: bytes = b""
 
 
 class Folder:
@@ -62,6 +66,7 @@ class Folder:
         self.authority = base / "authority"
         self.tls = base / "tls"
         self.segment_key = base / "segment.key"
+        self.relay_key = base / "relay.key"
         self.bundles = base / "bundles"
 
     def tls_files(self) -> TlsFiles:
@@ -75,6 +80,16 @@ class Folder:
             raise ConfigurationError(
                 f"{self.segment_key} cannot be read: {error}",
                 hint="It came with `holdfast init` or `holdfast join`: run that again, or restore it from your safe.",
+            ) from None
+
+    def read_relay_key(self) -> RelayKey:
+        """Raises ConfigurationError."""
+        try:
+            return RelayKey(bytes.fromhex(self.relay_key.read_text().strip()))
+        except (OSError, ValueError, HoldfastError) as error:
+            raise ConfigurationError(
+                f"{self.relay_key} cannot be read: {error}",
+                hint="`holdfast trust renew` where `holdfast init` ran, then `holdfast join` with its bundle here.",
             ) from None
 
 
@@ -138,6 +153,7 @@ def create_site(configuration: str, folder: Folder) -> dict[str, str]:
     key = SegmentKey.generate()
     _identity(authority, settings, settings.machine).write(folder.tls)
     write_once(folder.segment_key, key.secret.hex().encode() + b"\n", PRIVATE)
+    make_relay_key(folder)
     codes = {}
     for machine in settings.machines:
         if machine.name != settings.machine:
@@ -146,15 +162,22 @@ def create_site(configuration: str, folder: Folder) -> dict[str, str]:
     return codes
 
 
+def make_relay_key(folder: Folder) -> None:
+    """A site from before there were side streams gets its relay key by ``holdfast trust renew``."""
+    if not folder.relay_key.exists():
+        write_once(folder.relay_key, RelayKey.generate().secret.hex().encode() + b"\n", PRIVATE)
+
+
 def write_bundle(configuration: str, authority: Authority, key: SegmentKey, machine: str, folder: Folder) -> str:
     """Write ``bundles/MACHINE.join`` with a fresh certificate; the join code."""
     text = configuration_for(configuration, machine)
     settings = parse_settings(text, "the configuration")
     identity = _identity(authority, settings, machine)
+    relay_key = folder.read_relay_key().secret
     secret = b"" if settings.me.role == "relay" else key.secret
     code = make_code()
     folder.bundles.mkdir(mode=0o700, exist_ok=True)
-    bundle = Bundle(text, identity.trust, identity.certificate, identity.key, identity.steward, secret)
+    bundle = Bundle(text, identity.trust, identity.certificate, identity.key, identity.steward, secret, relay_key)
     write_once(folder.bundles / f"{machine}.join", seal_bundle(bundle, code), PRIVATE)
     return code
 
@@ -170,6 +193,7 @@ def renew_site(folder: Folder) -> dict[str, str]:
         )
     authority = Authority(folder.authority)
     key = folder.read_segment_key()
+    make_relay_key(folder)
     _identity(authority, settings, settings.machine).write(folder.tls)
     others = [machine.name for machine in settings.machines if machine.name != settings.machine]
     return {name: write_bundle(text, authority, key, name, folder) for name in others}
@@ -190,6 +214,8 @@ def join_site(bundle: Bundle, folder: Folder) -> Settings:
     Identity(bundle.trust, bundle.certificate, bundle.key, bundle.steward).write(folder.tls)
     if bundle.segment_key:
         write_once(folder.segment_key, bundle.segment_key.hex().encode() + b"\n", PRIVATE)
+    if bundle.relay_key:
+        write_once(folder.relay_key, bundle.relay_key.hex().encode() + b"\n", PRIVATE)
     write_once(folder.configuration, bundle.configuration.encode(), PUBLIC)
     return settings
 
