@@ -26,6 +26,7 @@ from holdfast import __version__
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
+from holdfast.log.anew import Anew, whole
 from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
 from holdfast.log.jetstream import JetStreamLog, open_log, replace
@@ -72,10 +73,14 @@ wrong clock get twenty times that."""
 class JetStreamDoor:
     """The segment's log on one connection."""
 
-    def __init__(self, settings: Settings, connection: Connection, steward: LogConnection | None) -> None:
+    def __init__(
+        self, settings: Settings, connection: Connection, steward: LogConnection | None, anew: Anew | None
+    ) -> None:
+        """*anew*: None when the log's servers are not ours."""
         self._settings = settings
         self._connection = connection
         self._steward = steward
+        self._anew = anew
         self._log: JetStreamLog | None = None
         self._pin: LeaderPin | None = None
 
@@ -88,7 +93,11 @@ class JetStreamDoor:
         return self._log
 
     async def found(self, expected: Incarnation | None) -> Log:
-        replicas = 3 if len(self._settings.machines) >= 3 else 1
+        names = frozenset(str(machine.name) for machine in self._settings.machines)
+        replicas = 3 if len(names) >= 3 else 1
+        if self._anew is not None and replicas > 1 and not await whole(self._connection, names):
+            await self._anew.order(names - {str(self._settings.machine)})
+            expected = None
         self._log = await replace(
             self._connection,
             self._settings.segment_name,
@@ -166,7 +175,7 @@ def _serving(settings: Settings) -> Serving:
     )
 
 
-def _world(settings: Settings, folder: Folder, connection: Connection, bus: NatsBus) -> World:
+def _world(settings: Settings, folder: Folder, connection: Connection, bus: NatsBus, anew: Anew | None) -> World:
     mail_machine = settings.me.role == "mail"
     urls = _urls(settings)
     steward = folder.tls_files().as_steward()
@@ -186,7 +195,7 @@ def _world(settings: Settings, folder: Folder, connection: Connection, bus: Nats
 
     return World(
         settings=settings,
-        door=JetStreamDoor(settings, connection, None if steward is None else LogConnection(urls, steward)),
+        door=JetStreamDoor(settings, connection, None if steward is None else LogConnection(urls, steward), anew),
         bus=bus,
         key=folder.read_segment_key() if mail_machine else None,
         owners=Owners(),
@@ -266,7 +275,11 @@ async def _agent(settings: Settings, folder: Folder) -> None:
     try:
         connection = await _connect(settings, folder)
         bus = NatsBus(connection)
-        node = Node(_world(settings, folder, connection, bus))
+        anew = None
+        if server is not None:
+            anew = Anew(bus, settings.segment_name, settings.machine_name, server)
+            await anew.serve()
+        node = Node(_world(settings, folder, connection, bus, anew))
         guard = Guard(node, Operations(node))
         alarms = Alarms(node, SystemCommands())
         control = Control(node, guard, alarms)

@@ -81,7 +81,7 @@ def join_again(site: ProtectedLab, rebuilt: Machine, other: Machine) -> float:
     both have their roles.
 
     The relay still has the old log, which names a machine that has lost its disk: only a person can say that what this
-    one holds now is the mail. A log of three replicas is made when all three servers run. Raises LabError.
+    one holds now is the mail. All three log servers must answer for a new one. Raises LabError.
     """
     began = time.monotonic()
     bundles = site.order(rebuilt.name, "trust", "renew")["bundles"]
@@ -91,7 +91,7 @@ def join_again(site: ProtectedLab, rebuilt: Machine, other: Machine) -> float:
     share_key(rebuilt, other)
     for machine in (other, rebuilt):
         machine.boot(AGENT)
-    facts = site.wait_for(rebuilt.name, lambda found: found["role"] not in ("starting", "waiting"), "in a role")
+    facts = site.wait_for(rebuilt.name, lambda found: found["role"] != "starting", "in a role")
     if facts["role"] != "primary":
         rebuilt.run(["holdfast", "found", "--yes"])
     site.wait_role(rebuilt.name, "primary")

@@ -16,8 +16,8 @@ Modules. ``port``: the two ports and what can go wrong. ``memory``, ``jetstream`
 ``bus`` (with ``listener``): the adapters, held to one contract. ``wire``, ``link``, ``connection``: the NATS protocol.
 ``side``: the port of side streams; ``side_memory``, ``side_stream``: its adapters, held to one contract; ``side_seal``:
 around either of them. ``api``: what a stream's servers are asked.
-``server``, ``server_config``: the embedded nats-server. ``leader``: where the Raft leader sits. ``retention``: what may
-be forgotten. ``trust``: the site's certificates.
+``server``, ``server_config``: the embedded nats-server; ``anew``: all of them begun again. ``leader``: where the Raft
+leader sits. ``retention``: what may be forgotten. ``trust``: the site's certificates.
 
 Invariants.
 

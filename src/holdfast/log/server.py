@@ -120,6 +120,29 @@ class LogServer:
             self._keeper = None
         await self._end_child()
 
+    async def begin_anew(self, rest_seconds: float) -> None:
+        """Stop, move the store aside, start empty *rest_seconds* later. A start that fails is repeated like any other.
+
+        Of stores set aside only the last is kept: on a small machine two would not fit.
+        """
+        assert self._keeper is not None, "not started"
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._end_child()
+        for older in self.settings.folder.glob("store.aside-*"):
+            shutil.rmtree(older)
+        aside = set_store_aside(self.settings)
+        _log.warning("log server begins anew; its store is kept as %s", aside)
+        await asyncio.sleep(rest_seconds)
+        self.settings.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        starting = self._keep(find_binary(self.settings.binary), running=False)
+        self._keeper = asyncio.create_task(starting, name="log server keeper")
+        await self.wait_ready(READY_SECONDS_MAX)
+
+    def streams(self) -> frozenset[str]:
+        """The names of the streams that lie in the store."""
+        return frozenset(path.name for path in self.settings.store.glob("jetstream/HF/streams/*"))
+
     def reload(self) -> None:
         """Have the server read its certificates again, after a renewal (SIGHUP). New connections use them."""
         if self.pid is not None:
@@ -133,19 +156,21 @@ class LogServer:
         except TimeoutError:
             raise Unreachable("the log server is not ready", hint=self._last_words(), retry=True) from None
 
-    async def _keep(self, binary: Path) -> None:
-        """Start it again whenever it ends or has switched its store off."""
+    async def _keep(self, binary: Path, *, running: bool = True) -> None:
+        """Start it again whenever it ends or has switched its store off; at once when it is not *running*."""
         loop = asyncio.get_running_loop()
         pause = RESTART_SECONDS[0]
         while True:
-            started = loop.time()
-            await self._child_ended_or_storeless()
-            if loop.time() - started > HEALTHY_SECONDS:
-                pause = RESTART_SECONDS[0]
-            await self._end_child()
-            _log.warning("log server ended (%s): starting it again", self._last_words())
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, RESTART_SECONDS[1])
+            if running:
+                started = loop.time()
+                await self._child_ended_or_storeless()
+                if loop.time() - started > HEALTHY_SECONDS:
+                    pause = RESTART_SECONDS[0]
+                await self._end_child()
+                _log.warning("log server ended (%s): starting it again", self._last_words())
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RESTART_SECONDS[1])
+            running = True
             try:
                 self._check_space()
                 await self._launch(binary, READY_SECONDS_MAX)

@@ -217,8 +217,12 @@ class Node:
             state, facts = await self._log_facts()
         except HoldfastError as error:
             self.log_problem = error.message
-            self._become(Role.WAITING, f"the log cannot be reached: {error.message}", error.hint)
-            return False
+            if not self._told_to_found:
+                self._become(Role.WAITING, f"the log cannot be reached: {error.message}", error.hint)
+                return False
+            # The order is for a log that cannot go on, and this one says nothing of itself any more.
+            self.log, state = None, None
+            facts = self._facts(None, None, Epoch(max(self.epoch, self.world.local.served_epoch)))
         try:
             facts = facts if self.world.key is None else self._with_index(facts, state)
         except HoldfastError as error:  # a full or failing disk of our own
@@ -239,13 +243,16 @@ class Node:
 
     async def _log_facts(self) -> tuple[LogState | None, Facts]:
         """What the log says (its state: None when there is none), and what this machine knows without its index."""
-        settings = self.world.settings
         state = None if self.log is None else await self.log.state()
         primary, epoch = None, Epoch(0)
         if self.log is not None and state is not None and state.last:
             header, _ = read_header((await self.log.read(state.last)).payload)
             primary, epoch = header.writer, header.epoch
-        facts = Facts(
+        return state, self._facts(state, primary, epoch)
+
+    def _facts(self, state: LogState | None, primary: MachineName | None, epoch: Epoch) -> Facts:
+        settings = self.world.settings
+        return Facts(
             relay=settings.me.role == "relay",
             log_empty=state is None or not state.last,
             starts_log=settings.starts_log,
@@ -258,7 +265,6 @@ class Node:
             told_to_found=self._told_to_found,
             told_to_rejoin=self._told_to_rejoin,
         )
-        return state, facts
 
     def _with_index(self, facts: Facts, state: LogState | None) -> Facts:
         """And whether the tree index continues the log. Raises IndexUnusable, NoSpace."""
@@ -348,7 +354,7 @@ class Node:
         for spec in trees:
             Path(spec.root).mkdir(parents=True, exist_ok=True)
         world.local.change(trees=trees)
-        if self.log is None or (await self.log.state()).last > 0:
+        if self._told_to_found or self.log is None or (await self.log.state()).last > 0:
             self.log = await world.door.found(None if self.log is None else self.log.incarnation)
         self._told_to_found = False
         index = self._open_index()
