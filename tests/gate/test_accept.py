@@ -6,11 +6,13 @@ import asyncio
 import smtplib
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from holdfast.drill.lab.tools import wait_until
 from holdfast.gate.accept import ShadowMilter
@@ -18,6 +20,8 @@ from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import Place, listening_at
 from holdfast.gate.shadows import Shadows, read_shadow
+from holdfast.ledger.book import Book, Limits, read
+from holdfast.ledger.states import Ledger, State
 from holdfast.mail.commands import SystemCommands
 from tests.gate.test_serve import Barrier, words
 from tests.mail.boxes import PostfixBox, free_port
@@ -55,8 +59,10 @@ def box() -> Iterator[Box]:
 
 
 @asynccontextmanager
-async def milter(box: Box, directory: Path, machine: str, barrier: Barrier) -> AsyncIterator[ShadowMilter]:
-    made = ShadowMilter(Shadows(directory, machine), box.queue, SharedBarrier(barrier))
+async def milter(
+    box: Box, directory: Path, machine: str, barrier: Barrier, book: Book | None = None
+) -> AsyncIterator[ShadowMilter]:
+    made = ShadowMilter(Shadows(directory, machine), box.queue, SharedBarrier(barrier), book)
     await made.start(listening_at(Place("", "127.0.0.1", box.milter_port)))
     try:
         yield made
@@ -163,6 +169,46 @@ def test_a_new_primary_puts_what_another_accepted_into_its_queue(box: Box, tmp_p
         assert box.queue.ids() == {new.queue_id}
         await box.queue.throw_out([new.queue_id])
 
+    played(play)
+
+
+def test_the_ledger_has_what_was_accepted_put_off_queued_again_and_settled(box: Box, tmp_path: Path) -> None:
+    place = tmp_path / "ledger"
+
+    def book(machine: str) -> Book:
+        return Book(place, machine, time.time, Limits(days=30, bytes=1024**2))
+
+    async def play() -> None:
+        barrier, main = Barrier(), book("main")
+        async with milter(box, tmp_path / "shadows", "main", barrier, main) as made:
+            header = "x\r\nMessage-ID: <1@outside.example>\r\nX-More: y"
+            assert (await asyncio.to_thread(hand_in, box, header))[0] == 250
+            (shadow,) = made.shadows.standing()
+            barrier.fails = True
+            assert (await asyncio.to_thread(hand_in, box, "later"))[0] == 451
+        main.flush()
+        ledger = Ledger(read(place))
+        first, refused = ledger.messages.values()
+        assert [[ledger.row(told, name).state for name in RECIPIENTS] for told in (first, refused)] == [
+            [State.QUEUED] * 2,
+            [State.REFUSED] * 2,
+        ]
+        event = first.accepted[0]
+        assert (event.delivery, event.queue, event.to) == (shadow.delivery, shadow.queue_id, RECIPIENTS)
+        assert (event.message_id, event.client, event.subject) == ("1@outside.example", "127.0.0.1", "")
+        message = read_shadow(shadow.path)[1].split(b"\r\n", 1)[1]
+        assert (event.digest, event.bytes) == (blake3(message).hexdigest(length=16), len(message))
+        async with milter(box, tmp_path / "shadows", "backup", Barrier(), book("backup")) as made:
+            await until(lambda: made.counts.adopted == 1, "adoption")
+            (new,) = made.shadows.standing()
+            await box.queue.throw_out([shadow.queue_id, new.queue_id])
+            await until(lambda: made.counts.settled == 1, "settling")
+        ledger = Ledger(read(place))
+        told = ledger.messages[shadow.delivery]
+        assert (told.accepted[1].after, told.accepted[1].after_queue) == ("main", shadow.queue_id)
+        assert ledger.row(told, RECIPIENTS[0]).state is State.RESENT
+
+    (tmp_path / "shadows").mkdir()
     played(play)
 
 

@@ -23,6 +23,11 @@ from holdfast.gate.milter import (
 from holdfast.gate.stream import ProtocolBroken
 from tests.gate.test_stream import cut
 
+CONNECTED = (
+    packet(b"D", b"Cj\0mx.example.org\0{daemon_name}\0ORIGINATING\0")
+    + packet(b"C", b"client.example\0004\x1f\x90192.0.2.9\0")
+    + packet(b"D", b"M{auth_authen}\0alice\0")
+)
 POSTFIX_OFFERS = packet(b"O", struct.pack(">III", 6, 0x1FF, 0x1FFFFF))
 MESSAGE = (
     packet(b"D", b"Mi\0004XyZ1\0")
@@ -53,6 +58,16 @@ def test_messages_are_read_however_they_are_cut(places: list[int]) -> None:
     version, actions, protocol = struct.unpack(">III", answer.data[5:])
     assert (version, actions, bool(protocol & 0x80000)) == (6, 1, True)
     assert events == [*EVENTS, *EVENTS, Abort(), Close()]
+
+
+def test_where_a_message_came_from_is_told_with_it() -> None:
+    session = MilterSession()
+    events = session.feed(POSTFIX_OFFERS + CONNECTED + MESSAGE + MESSAGE)
+    begins = [event for event in events if isinstance(event, Begin)]
+    assert [(b.client, b.port, b.login) for b in begins] == [
+        ("192.0.2.9", "ORIGINATING", "alice"),
+        ("192.0.2.9", "ORIGINATING", ""),
+    ]
 
 
 @pytest.mark.parametrize(

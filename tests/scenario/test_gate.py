@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import smtplib
@@ -148,3 +149,24 @@ def test_what_postfix_accepted_survives_its_machine_and_comes_once(site: Site) -
     site.make_main_primary()
     assert not_once(site, names) == {}
     assert site.queue_of("main") == set()
+
+
+def test_the_ledger_of_the_site_says_the_same(site: Site) -> None:
+    """After a takeover and a switchover: everything is accounted for, and the reports came by themselves."""
+    ledger = site.machine("main").path("/var/lib/holdfast/ledger")
+    wait_until(
+        lambda: len(list(ledger.glob("report-*.json"))) >= 2, 60, "reports of the takeover and of the switchover"
+    )
+    made = site.holdfast("main", "ledger", "report", "--json")
+    assert made.returncode == ExitStatus.DONE, made.stdout[-2000:] + made.stderr
+    report = json.loads(made.stdout)
+    print(report["sums"], report["refused"])
+    assert sum(report["sums"].values()) == report["accepted"]
+    assert report["sums"]["present"] + report["sums"]["re-sent"] == report["accepted"]
+    rows = json.loads(site.holdfast("main", "ledger", "export", "--format", "json").stdout)
+    assert {row["state"] for row in rows} <= {"durable", "refused"}
+    from_outside = [row for row in rows if row["client"]]
+    assert {row["machine"] for row in from_outside} == {"main"}
+    assert {row["client"] for row in from_outside} == {site.machine("client").state.ipv4}
+    facts = json.loads(site.holdfast("main", "status", "--json").stdout)
+    assert facts["ledger"]["sums"]["lost"] == 0

@@ -75,6 +75,21 @@ def _aside(kept: Json) -> str:
     return ", ".join(said)
 
 
+def _ledger(ledger: Json) -> str:
+    """The messages since the gates began here, and the sums of the last report."""
+    said = []
+    if now := ledger["figures"]:
+        refused = f", {now['refused']:,} put off" if now["refused"] else ""
+        adopted = f" ({now['adopted']:,} of them another machine's)" if now["adopted"] else ""
+        said.append(f"{now['accepted']:,} accepted{adopted}{refused}, {now['waiting']:,} waiting")
+    if ledger["sums"]:
+        sums = ", ".join(
+            f"{count:,} {kind}" for kind, count in ledger["sums"].items() if count or kind in ("present", "lost")
+        )
+        said.append(f"report {duration_text(time.time() - ledger['reported_at'])} ago: {sums}")
+    return "; ".join(said) or "nothing accepted yet"
+
+
 def _vault(vault: Json) -> str:
     if not vault["fed_by"]:
         return f"vault     {vault['name']}: fed by nobody that is heard"
@@ -112,6 +127,8 @@ def _status_lines(facts: Json) -> Iterable[Any]:
         yield f"verified  {duration_text(time.time() - facts['verified_at'])} ago: {result}"
     for vault in facts["vaults"]:
         yield _vault(vault)
+    if ledger := facts.get("ledger"):
+        yield f"ledger    {_ledger(ledger)}"
     if kept := _aside(facts["kept_aside"]):
         yield f"aside     {kept}"
     yield ""

@@ -24,6 +24,13 @@ The shadow milter stands beside Postfix: a message is accepted when a copy of it
 ``queue``       Postfix's queue: which messages are in it, put one in, throw one out
 ``accept``      sockets around it: accepting, settling, adopting what another machine had accepted
 
+Both tell the ledger (`holdfast.ledger`) what happens to each message.
+
+``noting``      what they tell, and that it is written with the barrier that carries what it tells of
+``keeper``      the ledger beside them: figures for the agent, a report after a takeover
+``survey``      what is really there: mailboxes, queue, shadows
+``reporting``   the report, in a process of its own
+
 ``options``     what the agent tells the process that runs both
 
 **The LMTP gate's promise.** A delivery answered with 2xx is in the log on two machines, and so is the note that it was

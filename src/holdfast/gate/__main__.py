@@ -20,11 +20,14 @@ from holdfast.errors import ExitStatus, HoldfastError
 from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.barrier import AgentBarrier, SharedBarrier
 from holdfast.gate.deliveries import Deliveries
+from holdfast.gate.keeper import Keeper
+from holdfast.gate.noting import NotedBarrier
 from holdfast.gate.options import GateOptions
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import LmtpGate, Place
 from holdfast.gate.shadows import Shadows
 from holdfast.gate.store import DovecotLookup, PostfixFlush
+from holdfast.ledger.book import Book, Limits
 from holdfast.mail.commands import SystemCommands
 
 PR_SET_PDEATHSIG: Final = 1
@@ -42,25 +45,31 @@ async def _serve(options: GateOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     agent = AgentBarrier(Path(options.agent_socket), options.barrier_seconds)
-    barrier = SharedBarrier(agent)
+    book = Book(Path(options.ledger), options.machine, time.time, Limits(options.ledger_days, options.ledger_bytes))
+    barrier = SharedBarrier(NotedBarrier(agent, book))
     flush = PostfixFlush(SystemCommands())
     async with AsyncExitStack() as gates:
         gates.push_async_callback(agent.close)
+        milter: ShadowMilter | None = None
         if options.lmtp_fd:
-            gate = _lmtp(options, barrier, flush)
+            gate = _lmtp(options, barrier, flush, book)
             gates.push_async_callback(gate.stop)
             await gate.start(socket.socket(fileno=options.lmtp_fd))
         if options.milter_fd:
             queue = await PostfixQueue.found(SystemCommands())
-            milter = ShadowMilter(Shadows(Path(options.shadows), options.machine), queue, barrier)
+            shadows = Shadows(Path(options.shadows), options.machine)
+            milter = ShadowMilter(shadows, queue, barrier, book, subjects=options.ledger_subjects)
             gates.push_async_callback(milter.stop)
             await milter.start(socket.socket(fileno=options.milter_fd))
+        keeper = Keeper(book, barrier, options, milter)
+        gates.push_async_callback(keeper.stop)
+        keeper.start()
         print("ready", flush=True)
         await flush()  # what a gate before this one could not take
         await stop.wait()
 
 
-def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush) -> LmtpGate:
+def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, book: Book) -> LmtpGate:
     deliveries = Deliveries(Path(options.journal), time.time)
     if deliveries.damaged_lines:
         logging.warning("the journal of deliveries has %d damaged lines", deliveries.damaged_lines)
@@ -70,6 +79,7 @@ def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush) -> 
         barrier=barrier,
         in_store=DovecotLookup(SystemCommands()),
         flush=flush,
+        book=book,
     )
 
 

@@ -11,15 +11,17 @@ again, and get a shadow of this machine's before the old one is given up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import socket
 from collections.abc import Awaitable
 from typing import Final
 
+from blake3 import blake3
 from msgspec import Struct
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, NoSpace
 from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.lmtp import DELIVERY_HEADER
 from holdfast.gate.milter import (
@@ -35,9 +37,12 @@ from holdfast.gate.milter import (
     later,
     packet,
 )
+from holdfast.gate.noting import Seen, accepted
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.shadows import Envelope, Shadow, Shadows, Writing, read_shadow
 from holdfast.gate.stream import ProtocolBroken
+from holdfast.ledger.book import Book
+from holdfast.ledger.events import Refused, Settled
 
 HEADER: Final = b"Holdfast-Delivery"
 SESSIONS_MAX: Final = 500
@@ -60,8 +65,18 @@ class AcceptCounts(Struct):
 class ShadowMilter:
     """Of one event loop."""
 
-    def __init__(self, shadows: Shadows, queue: PostfixQueue, barrier: SharedBarrier) -> None:
-        self.shadows, self.queue, self.barrier = shadows, queue, barrier
+    def __init__(
+        self,
+        shadows: Shadows,
+        queue: PostfixQueue,
+        barrier: SharedBarrier,
+        book: Book | None = None,
+        *,
+        subjects: bool = False,
+    ) -> None:
+        """*book*: the ledger; *subjects*: whether it keeps them."""
+        self.shadows, self.queue, self.barrier, self.book = shadows, queue, barrier, book
+        self._subjects = subjects
         self.counts = AcceptCounts()
         self._standing: dict[str, tuple[Shadow, int]] = {}
         """This machine's, by delivery id, and in how many looks its queue file was absent."""
@@ -97,16 +112,34 @@ class ShadowMilter:
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
+    @property
+    def waiting(self) -> int:
+        """Messages of this machine's queue that have a shadow."""
+        return len(self._standing)
+
+    @property
+    def adopting_any(self) -> bool:
+        return bool(self._adopting)
+
     def adopting(self, delivery: str) -> bool:
         return delivery in self._adopting
 
-    async def keep(self, shadow: Shadow) -> None:
+    async def keep(self, shadow: Shadow, seen: Seen) -> None:
         """Wait until *shadow* is in the log. Raises HoldfastError: then it is gone again."""
         old = self._adopting.get(shadow.delivery)
         try:
+            if self.book is not None:
+                self.book.note(accepted(self.book, seen, shadow, old, subjects=self._subjects))
             await self.barrier.wait()
-        except HoldfastError:
+        except HoldfastError as error:
             self.counts.later += 1
+            if self.book is not None:
+                at, machine = self.book.now(), shadow.machine
+                told = Refused(
+                    at=at, machine=machine, delivery=shadow.delivery, queue=shadow.queue_id, why=error.message
+                )
+                with contextlib.suppress(NoSpace):
+                    self.book.note(told)
             self.shadows.settle(shadow)
             raise
         self._standing[shadow.delivery] = (shadow, 0)
@@ -141,19 +174,31 @@ class ShadowMilter:
             self._settle(before, present)
 
     def _settle(self, before: set[str], present: frozenset[str]) -> None:
+        gone = []
         for delivery in before:
             shadow, looks = self._standing[delivery]
             looks = 0 if shadow.queue_id in present else looks + 1
-            if looks < LOOKS:
-                self._standing[delivery] = (shadow, looks)
-                continue
-            try:
+            self._standing[delivery] = (shadow, looks)
+            if looks >= LOOKS:
+                gone.append(shadow)
+        try:
+            self._note_settled(gone)
+            for shadow in gone:
                 self.shadows.settle(shadow)
-            except OSError as error:
-                _log.error("a settled shadow cannot be removed: %s", error)
-                continue
-            del self._standing[delivery]
-            self.counts.settled += 1
+                del self._standing[shadow.delivery]
+                self.counts.settled += 1
+        except (HoldfastError, OSError) as error:
+            _log.error("settled shadows stay for now: %s", error)
+
+    def _note_settled(self, gone: list[Shadow]) -> None:
+        """The ledger has it before the shadow goes: what has no shadow any more has a reason. Raises NoSpace."""
+        if self.book is None or not gone:
+            return
+        at = self.book.now()
+        for shadow in gone:
+            told = Settled(at=at, machine=shadow.machine, delivery=shadow.delivery, queue=shadow.queue_id)
+            self.book.note(told)
+        self.book.flush()
 
     async def _adopt_all(self) -> None:
         """Put what another machine had accepted and not delivered into this queue."""
@@ -192,6 +237,8 @@ class _Session(asyncio.Protocol):
         self._begin: Begin | None = None
         self._writing: Writing | None = None
         self._adopted = False
+        self._digest = blake3()
+        self._bytes = 0
         self._failure: HoldfastError | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -222,10 +269,13 @@ class _Session(asyncio.Protocol):
             case Begin():
                 self._drop()
                 self._begin, self._head, self._failure, self._adopted = event, [], None, False
+                self._digest, self._bytes = blake3(), 0
             case Header(name, value):
                 self._head.append(name + b":" + value + b"\r\n")
             case Body(data):
                 self._write(data)
+                self._digest.update(data)
+                self._bytes += len(data)
             case EndOfMessage(queue_id):
                 self._finish(queue_id)
             case Abort():
@@ -262,7 +312,10 @@ class _Session(asyncio.Protocol):
         self._writing = writing
         if not self._adopted:
             writing.write(HEADER + b": " + delivery.encode() + b"\r\n")
-        writing.write(b"".join(self._head) + b"\r\n")
+        head = b"".join(self._head) + b"\r\n"
+        writing.write(head)
+        self._digest.update(head)
+        self._bytes += len(head)
         return writing
 
     def _write(self, data: bytes) -> None:
@@ -287,15 +340,17 @@ class _Session(asyncio.Protocol):
             self._refuse(error)
             return
         self._writing = None
-        self._spawn(self._keep(shadow))
+        assert self._begin is not None
+        seen = Seen(self._begin, tuple(self._head), self._digest.hexdigest(length=16), self._bytes)
+        self._spawn(self._keep(shadow, seen))
 
     def _refuse(self, error: HoldfastError) -> None:
         _log.error("a message was not accepted: %s", error)
         self._send(later(error.message))
 
-    async def _keep(self, shadow: Shadow) -> None:
+    async def _keep(self, shadow: Shadow, seen: Seen) -> None:
         try:
-            await self._milter.keep(shadow)
+            await self._milter.keep(shadow, seen)
         except HoldfastError as error:
             self._refuse(error)
         else:

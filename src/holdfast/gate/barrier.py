@@ -9,13 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiohttp
 
 from holdfast.errors import HoldfastError, Unreachable
 
 AGENT_HINT: Final = "Look at `holdfast status`. Until then messages wait in the queue: nothing is lost."
+
+
+class Position(NamedTuple):
+    """Where the log stood when a barrier had passed."""
+
+    log: str
+    """Its incarnation."""
+    record: int
 
 
 class AgentBarrier:
@@ -26,20 +34,21 @@ class AgentBarrier:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._session: aiohttp.ClientSession | None = None
 
-    async def __call__(self) -> None:
-        """Everything done before this call is in the log. Raises Unreachable, HoldfastError (the agent's refusal)."""
+    async def __call__(self) -> Position:
+        """Everything done before this call is in the log: up to where. Raises Unreachable, HoldfastError (the agent's
+        refusal)."""
         if self._session is None:
             connector = aiohttp.UnixConnector(str(self._socket), limit=2)
             self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
         try:
             async with self._session.post("http://agent/barrier") as answer:
+                body = await answer.json()
                 if answer.status != 200:
-                    body = await answer.json()
                     raise HoldfastError(str(body.get("message", answer.reason)), hint=AGENT_HINT, retry=True)
-                await answer.read()
+                return Position(str(body["incarnation"]), int(body["sequence"]))
         except TimeoutError:
             raise Unreachable("the log did not take it in time", hint=AGENT_HINT, retry=True) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, KeyError) as error:
             raise Unreachable(f"the agent does not answer: {error}", hint=AGENT_HINT, retry=True) from None
 
     async def close(self) -> None:
@@ -50,7 +59,7 @@ class AgentBarrier:
 class SharedBarrier:
     """Wait for a barrier that begins after the call. Of one event loop."""
 
-    def __init__(self, barrier: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, barrier: Callable[[], Awaitable[object]]) -> None:
         self._barrier = barrier
         self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None

@@ -21,11 +21,12 @@ RECIPIENTS_MAX: Final = 10_000
 HEADER_BYTES_MAX: Final = 1024 * 1024
 
 _ADD_HEADERS: Final = 0x01
-_NO_HELO, _NO_UNKNOWN, _NO_CONNECT = 0x02, 0x100, 0x01
-_NO_REPLY: Final = 0x80 | 0x4000 | 0x8000 | 0x10000 | 0x40000 | 0x80000
-"""NR_HDR, NR_MAIL, NR_RCPT, NR_DATA, NR_EOH, NR_BODY."""
+_NO_HELO, _NO_UNKNOWN = 0x02, 0x100
+_NO_REPLY: Final = 0x80 | 0x1000 | 0x4000 | 0x8000 | 0x10000 | 0x40000 | 0x80000
+"""NR_HDR, NR_CONN, NR_MAIL, NR_RCPT, NR_DATA, NR_EOH, NR_BODY."""
 _LEADING_SPACE: Final = 0x100000
-_WANTED_PROTOCOL: Final = _NO_CONNECT | _NO_HELO | _NO_UNKNOWN | _NO_REPLY | _LEADING_SPACE
+_WANTED_PROTOCOL: Final = _NO_HELO | _NO_UNKNOWN | _NO_REPLY | _LEADING_SPACE
+_PORT_MACROS: Final = (b"{daemon_port}", b"{daemon_name}")
 
 
 class Begin(NamedTuple):
@@ -34,6 +35,12 @@ class Begin(NamedTuple):
     sender: bytes
     """With angle brackets, as in MAIL FROM; ``<>`` for a bounce."""
     recipients: tuple[bytes, ...]
+    client: str = ""
+    """Its address; empty when Postfix did not say."""
+    port: str = ""
+    """Where it came in: the port (``{daemon_port}``), or Postfix's name for it (``{daemon_name}``)."""
+    login: str = ""
+    """As whom the client logged in."""
 
 
 class Header(NamedTuple):
@@ -92,6 +99,8 @@ class MilterSession:
     def __init__(self) -> None:
         self._buffer = b""
         self._negotiated = False
+        self._client = ""
+        self._macros: dict[bytes, str] = {}
         self._forget()
 
     def feed(self, data: bytes) -> list[Event]:
@@ -116,6 +125,7 @@ class MilterSession:
         self._recipients: list[bytes] = []
         self._header_bytes = 0
         self._begun = False
+        self._login = ""
         self._queue_id = ""
 
     def _take(self, command: bytes, data: bytes) -> list[Event]:
@@ -125,11 +135,11 @@ class MilterSession:
             case b"O":
                 return [Reply(self._negotiate(data))]
             case b"D":
-                self._macros(data)
+                self._note_macros(data)
             case b"M":
-                queue_id = self._queue_id  # its macro comes before
+                queue_id, login = self._queue_id, self._login  # their macros come before
                 self._forget()
-                self._queue_id = queue_id
+                self._queue_id, self._login = queue_id, login
                 self._sender = _first(data)
             case b"R":
                 if len(self._recipients) >= RECIPIENTS_MAX:
@@ -151,7 +161,9 @@ class MilterSession:
             case b"Q" | b"K":
                 self._forget()
                 return [Abort(), Close()] if command == b"Q" else [Abort()]
-            case b"C" | b"H" | b"U":
+            case b"C":
+                self._client = _address_of(data)
+            case b"H" | b"U":
                 return [Reply(packet(b"c"))]
             case _:
                 raise ProtocolBroken(f"the command {command!r}")
@@ -166,11 +178,15 @@ class MilterSession:
         self._negotiated = True
         return packet(b"O", struct.pack(">III", VERSION, _ADD_HEADERS, protocol & _WANTED_PROTOCOL))
 
-    def _macros(self, data: bytes) -> None:
+    def _note_macros(self, data: bytes) -> None:
         fields = data[1:].split(b"\0")
         for name, value in zip(fields[::2], fields[1::2], strict=False):
             if name in (b"i", b"{i}"):
                 self._queue_id = value.decode("ascii", "replace")
+            elif name == b"{auth_authen}":
+                self._login = value.decode("utf-8", "replace")
+            elif name in _PORT_MACROS:
+                self._macros[name] = value.decode("utf-8", "replace")
 
     def _begin(self) -> list[Event]:
         if self._begun:
@@ -178,7 +194,8 @@ class MilterSession:
         if self._sender is None or not self._recipients:
             raise ProtocolBroken("a content without an envelope")
         self._begun = True
-        return [Begin(self._sender, tuple(self._recipients))]
+        port = next((self._macros[name] for name in _PORT_MACROS if name in self._macros), "")
+        return [Begin(self._sender, tuple(self._recipients), self._client, port, self._login)]
 
     def _field(self, data: bytes) -> Header:
         name, _, value = data.partition(b"\0")
@@ -187,6 +204,12 @@ class MilterSession:
         if self._header_bytes > HEADER_BYTES_MAX:
             raise ProtocolBroken("the header is too long")
         return Header(name, value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+
+
+def _address_of(data: bytes) -> str:
+    """The client's address out of a connect packet: its name, NUL, a family, a port (2 bytes), the address, NUL."""
+    _, _, rest = data.partition(b"\0")
+    return rest[3:].rstrip(b"\0").decode("ascii", "replace") if rest[:1] in (b"4", b"6") else ""
 
 
 def _first(data: bytes) -> bytes:

@@ -21,3 +21,10 @@ class GateOptions(Struct, frozen=True, forbid_unknown_fields=True):
     milter_fd: int = 0
     shadows: str = ""
     """The folder of the shadows."""
+    ledger: str = ""
+    """The folder of the ledger."""
+    ledger_days: float = 30.0
+    ledger_bytes: int = 1024**3
+    ledger_subjects: bool = False
+    ledger_view: str = ""
+    """The file in which the ledger's figures stand for the agent."""

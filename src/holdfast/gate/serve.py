@@ -31,6 +31,8 @@ from holdfast.gate.lmtp import (
     ToClient,
     ToServer,
 )
+from holdfast.gate.noting import outcome
+from holdfast.ledger.book import Book
 
 SESSIONS_MAX: Final = 500
 """Postfix opens 20 to one destination (default_destination_concurrency_limit); a gate that is full says 421."""
@@ -120,13 +122,15 @@ class LmtpGate:
         barrier: SharedBarrier,
         in_store: StoreLookup,
         flush: Callable[[], Awaitable[None]],
+        book: Book | None = None,
     ) -> None:
-        """*flush* makes the queue try again now: Postfix would wait minutes after a "later"."""
+        """*flush* makes the queue try again now: Postfix would wait minutes after a "later". *book*: the ledger."""
         self.server = server
         self.deliveries = deliveries
         self.barrier = barrier
         self.in_store = in_store
         self.flush = flush
+        self.book = book
         self.counts = Counts()
         self._sessions: set[_Session] = set()
         self._listening: asyncio.Server | None = None
@@ -155,6 +159,12 @@ class LmtpGate:
 
     def _session(self) -> asyncio.Protocol:
         return _ClientSide(_Session(self))
+
+    def tell_ledger(self, delivery: bytes, delivered: tuple[bytes, ...], refused: tuple[bytes, ...] = ()) -> None:
+        """Raises NoSpace."""
+        if self.book is not None:
+            for event in outcome(self.book, delivery, delivered, refused):
+                self.book.note(event)
 
     def opened(self, session: _Session) -> bool:
         """Whether there is room for it."""
@@ -338,6 +348,7 @@ class _Session:
             else:
                 journal.done(step.delivery, step.delivered)
                 journal.refused(step.delivery, step.refused)
+                self._gate.tell_ledger(step.delivery, step.delivered, step.refused)
                 self._gate.counts.delivered += len(step.delivered)
         except HoldfastError as error:
             _log.error("%s", error)
@@ -368,6 +379,7 @@ class _Session:
                 if await self._gate.in_store(delivery, recipient):
                     found.add(recipient)
                     self._gate.deliveries.done(delivery, (recipient,))
+                    self._gate.tell_ledger(delivery, (recipient,))
             except HoldfastError as error:
                 _log.error("was %s delivered to %s? %s", delivery.decode(), recipient.decode("utf-8", "replace"), error)
                 self.abort()  # neither "yes" nor "no" would be true: the client comes again

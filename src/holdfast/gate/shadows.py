@@ -128,10 +128,7 @@ class Shadows:
 
     def standing(self) -> Iterator[Shadow]:
         """Whole ones, of all machines."""
-        for path in sorted(self.directory.iterdir()):
-            match = _NAME.fullmatch(path.name)
-            if match:
-                yield Shadow(path, match[1], match[2], match[3])
+        return standing_in(self.directory)
 
     def settle(self, shadow: Shadow) -> None:
         """Its queue file is gone."""
@@ -154,6 +151,14 @@ class Shadows:
             elif match[1] == self.machine:
                 found.add(match[2])
         return frozenset(found)
+
+
+def standing_in(directory: Path) -> Iterator[Shadow]:
+    """Whole ones, of all machines. Raises OSError."""
+    for path in sorted(directory.iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            yield Shadow(path, match[1], match[2], match[3])
 
 
 def read_shadow(path: Path) -> tuple[Envelope, bytes]:

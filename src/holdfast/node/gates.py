@@ -30,6 +30,8 @@ STOP_SECONDS_MAX: Final = 3.0
 AGAIN_SECONDS: Final = 0.5
 DELIVERIES: Final = "deliveries"
 SHADOWS: Final = "shadows"
+LEDGER: Final = "ledger"
+LEDGER_VIEW: Final = "ledger.json"
 _log = logging.getLogger("holdfast.gate")
 
 
@@ -38,6 +40,8 @@ def gate_trees(settings: Settings) -> tuple[TreeSpec, ...]:
     trees = []
     if settings.gate.lmtp:
         trees.append(TreeSpec(name=DELIVERIES, root=str(settings.state / DELIVERIES), append=("deliveries-*",)))
+        root = str(settings.state / LEDGER)
+        trees.append(TreeSpec(name=LEDGER, root=root, append=("ledger-*",), exclude=("*.tmp",)))
     if settings.gate.milter:
         trees.append(TreeSpec(name=SHADOWS, root=str(settings.state / SHADOWS), exclude=("*" + PART,)))
     return tuple(trees)
@@ -70,6 +74,11 @@ class Gate:
             lmtp_server=gate.lmtp_server,
             journal=str(settings.state / DELIVERIES),
             shadows=str(self._shadows),
+            ledger=str(settings.state / LEDGER),
+            ledger_days=gate.ledger_days,
+            ledger_bytes=gate.ledger_bytes,
+            ledger_subjects=gate.ledger_subjects,
+            ledger_view=str(settings.run / LEDGER_VIEW),
         )
         self._sockets: dict[str, socket.socket] = {}
         self._process: asyncio.subprocess.Process | None = None

@@ -90,6 +90,12 @@ class GateSettings(_Table, frozen=True):
     ``smtpd_milters`` and ``non_smtpd_milters``. Empty: what is in the queue is on this machine only."""
     barrier_seconds: float = 30.0
     """How long a delivery or a message waits for the log before it is answered "later" (451)."""
+    ledger_days: float = 30.0
+    """The ledger (what became of each message, docs/concepts/ledger.md) keeps so much,"""
+    ledger_bytes: int = 1024**3
+    """and no more than this."""
+    ledger_subjects: bool = False
+    """Whether the ledger keeps the subjects of messages. They tell of people; nothing here needs them."""
 
 
 class FailoverSettings(_Table, frozen=True):

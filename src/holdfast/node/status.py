@@ -13,8 +13,11 @@ from msgspec import Struct
 from holdfast.changes.frame import read_header
 from holdfast.changes.names import Sequence
 from holdfast.errors import HoldfastError, Unreachable
+from holdfast.ledger.kept import LedgerView
+from holdfast.ledger.kept import view as ledger_view
 from holdfast.log.port import LogState
 from holdfast.node.beats import Beat
+from holdfast.node.gates import LEDGER, LEDGER_VIEW
 from holdfast.node.kept import KeptAside, kept_aside
 from holdfast.node.node import Node
 from holdfast.node.readiness import Readiness
@@ -115,6 +118,8 @@ class SiteStatus(Struct, frozen=True):
     kept_aside: KeptAside
     vaults: tuple[VaultView, ...]
     warnings: tuple[Warned, ...]
+    ledger: LedgerView | None = None
+    """None where no gate is on."""
 
 
 async def site_status(node: Node) -> SiteStatus:
@@ -167,6 +172,7 @@ async def site_status(node: Node) -> SiteStatus:
         verified_differences=local.verified_differences,
         kept_aside=kept_aside(settings.state),
         vaults=_vaults(node, beats),
+        ledger=ledger_view(settings.state / LEDGER, settings.run / LEDGER_VIEW) if settings.gate.lmtp else None,
         warnings=tuple(_warnings(node, machines, state, problem, primary)),
     )
 

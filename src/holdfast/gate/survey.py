@@ -1,0 +1,81 @@
+"""What is really there: mailboxes, queue and shadows of this machine, for the ledger's report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from holdfast.errors import HoldfastError
+from holdfast.gate.queue import PostfixQueue
+from holdfast.gate.shadows import standing_in
+from holdfast.ledger.report import Surviving
+from holdfast.mail.port import Commands
+
+FETCH_SECONDS_MAX: Final = 300.0
+"""A mailbox of 100,000 messages whose headers are not cached is read in a minute."""
+AT_ONCE: Final = 2
+"""Dovecot serves people meanwhile."""
+_NO_USER: Final = 67
+"""EX_NOUSER of sysexits.h, as doveadm(1) exits."""
+_FIELD: Final = "hdr.holdfast-delivery="
+
+
+class Survey:
+    """Of one machine."""
+
+    def __init__(
+        self, commands: Commands, machine: str, shadows: Path | None, doveadm: tuple[str, ...] = ("doveadm",)
+    ) -> None:
+        """*shadows*: their folder; None where the milter is off: nothing waits that we know of."""
+        self._commands, self._machine, self._shadows, self._doveadm = commands, machine, shadows, doveadm
+
+    async def __call__(self, recipients: Collection[str], *, days: float, store_at: int = 0) -> Surviving:
+        """*recipients* as they stand in the ledger; messages saved within *days*."""
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def look(recipient: str) -> tuple[str, frozenset[str] | None]:
+            async with places:
+                return recipient, await self.mailbox(recipient, days)
+
+        # In this order: what leaves the queue meanwhile is in a mailbox when that is looked at.
+        shadows = await asyncio.to_thread(self._standing)
+        queue = await self._queue()
+        boxes = dict(await asyncio.gather(*(look(recipient) for recipient in sorted(recipients))))
+        return Surviving(mailboxes=boxes, shadows=shadows, queue=queue, machine=self._machine, store_at=store_at)
+
+    async def mailbox(self, recipient: str, days: float) -> frozenset[str] | None:
+        """Delivery ids in all folders of *recipient*; None: it could not be looked at. Who does not exist has none."""
+        user = unquote(recipient, errors="surrogateescape")
+        query = ["HEADER", "Holdfast-Delivery", "", "SAVEDSINCE", f"{int(days) + 1}days"]
+        argv = [*self._doveadm, "-f", "flow", "fetch", "-u", user, "hdr.holdfast-delivery", *query]
+        try:
+            result = await self._commands.run(argv, timeout_seconds=FETCH_SECONDS_MAX)
+        except HoldfastError:
+            return None
+        if result.exit_status == _NO_USER:
+            return frozenset()
+        if not result.ok:
+            return None
+        return frozenset(
+            word.removeprefix(_FIELD)
+            for line in result.output.splitlines()
+            if (word := line.strip()).startswith(_FIELD) and len(word) > len(_FIELD)
+        )
+
+    def _standing(self) -> frozenset[str] | None:
+        if self._shadows is None:
+            return frozenset()
+        try:
+            return frozenset(shadow.delivery for shadow in standing_in(self._shadows))
+        except OSError:
+            return None
+
+    async def _queue(self) -> frozenset[str]:
+        try:
+            queue = await PostfixQueue.found(self._commands)
+            return await asyncio.to_thread(queue.ids)
+        except (HoldfastError, OSError):
+            return frozenset()  # a shadow stands for each of them
