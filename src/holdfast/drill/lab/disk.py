@@ -53,9 +53,20 @@ def loop_devices(image: Path) -> list[str]:
     names = []
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            held = backing.read_text().strip().removesuffix(" (deleted)")
+            held = backing.read_text()
         except OSError:  # detached meanwhile
             continue
-        if held == str(image):
+        if stands_for(held, image):
             names.append(backing.parts[3])
     return names
+
+
+def stands_for(held: str, image: Path) -> bool:
+    """Whether a loop device's ``backing_file`` says *image*.
+
+    The kernel gives the path as the mounts lead to it that the device was made through. When the lab's mount namespace
+    has ended and the device has not yet, those mounts hang in the air, and what was above the innermost of them is
+    missing: ``/holdfast-lab/x/main.ext4`` of an image in ``/dev/shm``. The folder named after the lab is still there.
+    """
+    path = held.strip().removesuffix(" (deleted)")
+    return path.endswith(f"/{image.parent.name}/{image.name}") and str(image).endswith(path)
