@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.node.story import NOTHING, Line, tell
+from holdfast.node.story import NOTHING, STOOD_STILL, Line, tell
 
 WHY = "main is not heard for 2.0 s here, nor by relay"
 TAKEOVER = [
@@ -19,6 +19,10 @@ def started(at: float, up: float) -> Line:
     return Line(at, "main", "agent started", "version 1", {"machine_up_seconds": up})
 
 
+def stood_still(until: float, seconds: float) -> Line:
+    return Line(until, "main", STOOD_STILL, "", {"seconds": seconds})
+
+
 @pytest.mark.parametrize(
     ("own", "cause"),
     [
@@ -26,8 +30,11 @@ def started(at: float, up: float) -> Line:
         ([started(10.0, 5.0), started(130.0, 3.0)], "The machine main died"),
         ([started(10.0, 5.0), started(103.0, 98.0)], "The agent on main died alone"),
         ([Line(97.0, "main", "agent stopped", "asked to"), started(160.0, 9e9)], "stopped in order"),
-        ([Line(107.0, "main", "this machine did not run for a while", "")], "frozen, suspended or starved"),
+        ([stood_still(107.0, 9.0)], "frozen, suspended or starved"),
+        ([Line(107.0, "main", STOOD_STILL, "")], "frozen, suspended or starved"),  # for how long is not said
         ([Line(99.5, "main", "stops serving", "the one cut off")], "was cut off from the others"),
+        ([Line(99.5, "main", "stops serving", "..."), stood_still(104.0, 1.2)], "was cut off from the others"),
+        ([stood_still(95.0, 1.2), Line(99.5, "main", "stops serving", "...")], "was cut off from the others"),
     ],
 )
 def test_the_cause_of_a_takeover_is_named_by_what_the_old_primary_says(own: list[Line], cause: str) -> None:

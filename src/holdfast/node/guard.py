@@ -35,7 +35,7 @@ from holdfast.node.outlook import (
     vote,
 )
 from holdfast.node.roles import Role
-from holdfast.node.story import Story, lines_of, tell
+from holdfast.node.story import STOOD_STILL, Story, lines_of, tell
 from holdfast.node.watchman import (
     MISSING_SECONDS,
     RENEW_SECONDS,
@@ -153,10 +153,8 @@ class Guard:
             looking.get_loop().call_exception_handler({"message": "the guard ended", "exception": error})
 
     def _listen(self, now: float) -> None:
-        if self._node.beats.hearing.look(now):
-            self._node.world.history.record(
-                "this machine did not run for a while", "it was frozen, suspended or starved"
-            )
+        if stood := self._node.beats.hearing.look(now):
+            self._node.world.history.record(STOOD_STILL, "it was frozen, suspended or starved", seconds=round(stood, 3))
 
     def look(self, now: float) -> None:
         """One look. Never waits."""

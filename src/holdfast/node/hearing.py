@@ -62,13 +62,14 @@ class Hearing:
         self._listening_since = now
         self._looked = now
 
-    def look(self, now: float) -> bool:
-        """To be called many times a second; True when this machine was frozen since the last time."""
-        frozen = now - self._looked > FROZEN_SECONDS
+    def look(self, now: float) -> float:
+        """To be called many times a second; for how long this machine was frozen since the last time, 0 if it ran."""
+        stood_seconds = now - self._looked
         self._looked = now
-        if frozen:
-            self._listening_since = now
-        return frozen
+        if stood_seconds <= FROZEN_SECONDS:
+            return 0.0
+        self._listening_since = now
+        return stood_seconds
 
     def tell(self, now: float) -> Said:
         """For the next beat."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from holdfast.node.history import Event
+from holdfast.node.watchman import MISSING_SECONDS
 
 BEFORE_SECONDS: Final = 15.0
 AFTER_SECONDS: Final = 120.0
@@ -20,6 +21,8 @@ CLOSE_SECONDS: Final = 10.0
 """Within so much of a takeover, what the old primary did belongs to it."""
 LINES_MAX: Final = 200
 TOLD: Final = ("takeover begins", "switchover begins", "stops serving", "decided: ask a person")
+STOOD_STILL: Final = "this machine did not run for a while"
+"""Written when it goes on; *seconds* of the details say for how long it did not."""
 NOTHING: Final = "Nothing of the kind is in the history: no takeover, no switchover, nobody who stopped serving."
 
 
@@ -125,7 +128,7 @@ def _what_became_of(primary: str, at: float, own: Sequence[Line]) -> str:
     after = [line for line in own if line.at > at - CLOSE_SECONDS]
     if any(line.what == "agent stopped" for line in close):
         return f"The agent on {primary} was stopped in order, by a person or a shutdown."
-    if any(line.what == "this machine did not run for a while" for line in after):
+    if any(_stood_still_at(line, at) for line in after):
         return f"{primary} was frozen, suspended or starved: it did not run, and went on later."
     started = next((line for line in after if line.what == "agent started"), None)
     stopped = next((line for line in after if line.what == "stops serving"), None)
@@ -138,3 +141,13 @@ def _what_became_of(primary: str, at: float, own: Sequence[Line]) -> str:
     if up is not None and started.at - up > at - CLOSE_SECONDS:
         return f"The machine {primary} died (power, crash or reset); it was started again later."
     return f"The agent on {primary} died alone, and was started again."
+
+
+def _stood_still_at(line: Line, at: float) -> bool:
+    """Whether the machine stood still when it was missed. That it does so at another time, as a busy machine does while
+    it starts or rejoins, says nothing of the takeover.
+    """
+    if line.what != STOOD_STILL:
+        return False
+    began = line.at - line.details.get("seconds", line.at)
+    return began <= at and line.at >= at - MISSING_SECONDS
