@@ -170,7 +170,7 @@ def test_a_record_that_comes_after_the_votes_means_new_votes(tmp_path: Path) -> 
     run(tmp_path, scenario)
 
 
-def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_is_heard(tmp_path: Path) -> None:
+def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_knows_of_it(tmp_path: Path) -> None:
     async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
         assert set((await relay.guard.pause("work")).values()) == {""}
         await wait_until(
@@ -184,7 +184,12 @@ def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_is_heard(
             with pytest.raises(Refused, match="may serve on"):
                 await machine.guard.resume()
         main.bus.connected = True
+        assert not relay.node.beats.alive("main")
+        assert set((await backup.guard.resume()).values()) == {""}, "main knows, whether or not it is heard again"
+        for machine in (main, backup, relay):
+            assert not machine.node.world.local.state.paused
         await wait_until(lambda: backup.node.beats.alive("main"), lambda: "main is not heard")
+        assert set((await relay.guard.pause("more work")).values()) == {""}
         assert set((await main.guard.resume()).values()) == {""}
         assert not backup.node.world.local.state.paused
 

@@ -183,14 +183,14 @@ class MemoryBusNetwork:
 
     def __init__(self) -> None:
         self.listeners: list[tuple[tuple[str, ...], Listener]] = []
-        self.servers: dict[str, tuple[Handler, asyncio.Semaphore]] = {}
+        self.servers: dict[str, tuple[Handler, asyncio.Semaphore, MemoryBus]] = {}
 
     def open(self) -> MemoryBus:
         return MemoryBus(self)
 
 
 class MemoryBus:
-    """A handle: a :class:`holdfast.log.port.Bus`. *connected* False: nothing is heard or sent by it."""
+    """A handle: a :class:`holdfast.log.port.Bus`. *connected* False: what it sends, answers too, does not arrive."""
 
     def __init__(self, network: MemoryBusNetwork) -> None:
         self.connected = True
@@ -215,15 +215,18 @@ class MemoryBus:
         found = self._network.servers.get(subject)
         if not self.connected or found is None:
             raise Unreachable(f"nobody answers {subject}", retry=True)
-        handler, places = found
+        handler, places, server = found
         try:
             async with asyncio.timeout(timeout_seconds), places:
-                return await handler(subject, payload)
+                answer = await handler(subject, payload)
         except TimeoutError:
             raise Unreachable(f"no answer to {subject} within {timeout_seconds:g} s", retry=True) from None
+        if not server.connected:
+            raise Unreachable(f"the answer to {subject} was lost", retry=True)
+        return answer
 
     async def serve(self, subject: str, handler: Handler) -> None:
-        self._network.servers[subject] = (handler, asyncio.Semaphore(HANDLERS_MAX))
+        self._network.servers[subject] = (handler, asyncio.Semaphore(HANDLERS_MAX), self)
 
 
 def matches(pattern: tuple[str, ...], subject: str) -> bool:

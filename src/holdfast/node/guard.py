@@ -64,7 +64,8 @@ REST_SECONDS: Final = (1.0, 30.0)
 class Duty(Struct, frozen=True, omit_defaults=True):
     """What one agent asks another, outside the sealed orders: a relay has no key for those.
 
-    *verb*: ``vote`` (about *primary*), ``pause`` (because of *why*), ``resume``.
+    *verb*: ``vote`` (about *primary*), ``pause`` (because of *why*), ``resume`` (*primary* has been told already;
+    empty: it could not be).
     """
 
     verb: str
@@ -469,7 +470,7 @@ class Guard:
             if duty.verb == "pause":
                 node.order_pause(duty.why)
             elif duty.verb == "resume":
-                node.order_resume()
+                node.order_resume(told=duty.primary)
             else:
                 return Done(refused=f"it does not know {duty.verb!r}")
         except HoldfastError as error:
@@ -483,10 +484,12 @@ class Guard:
 
     async def resume(self) -> dict[str, str]:
         """As :meth:`pause`; the primary first. Raises Refused."""
-        primary = self._node.primary_name
+        primary = self._node.primary_name or ""
         found = await self._tell_all(Duty("resume"), [name for name in self.rules.others if name == primary])
-        self._node.order_resume()
-        return {**found, **await self._tell_all(Duty("resume"), [n for n in self.rules.others if n != primary])}
+        told = primary if primary == self.rules.me or found.get(primary) == "" else ""
+        self._node.order_resume(told=told)
+        rest = [name for name in self.rules.others if name != primary]
+        return {**found, **await self._tell_all(Duty("resume", primary=told), rest)}
 
     # -- the story -----------------------------------------------------------------------------------------------------
 

@@ -681,12 +681,16 @@ class Node:
         self.world.local.change(paused=why)
         self._spawn(self.beats.say_now())
 
-    def order_resume(self) -> None:
-        """Raises Refused on a standby that does not hear the primary: that one may still rely on the pause."""
+    def order_resume(self, *, told: str) -> None:
+        """Raises Refused where the primary is neither heard nor *told*: it may still rely on the pause.
+
+        Told, that is: it knows that the pause is over, whether or not it is heard here again after a cut.
+        """
         primary = self.primary_name
         if not self.world.local.state.paused:
             return
-        if self.role is not Role.PRIMARY and primary is not None and not self.beats.alive(primary):
+        unaware = primary is not None and primary != told and not self.beats.alive(primary)
+        if self.role is not Role.PRIMARY and unaware:
             raise Refused(
                 f"the primary {primary} is not heard, and may serve on in the belief that nobody takes over",
                 hint="Is it gone? Then `holdfast takeover` on the standby. Else resume when it is heard again.",
