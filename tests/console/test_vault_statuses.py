@@ -437,7 +437,17 @@ def test_an_interrupt_ends_a_command_whose_store_does_not_answer(tmp_path: Path)
         location = f"s3://bucket/mail?endpoint=http://127.0.0.1:{silent.getsockname()[1]}&region=us-east-1"
         command = [sys.executable, "-P", "-m", "holdfast.console.main", "vault", "list", "--vault", location]
         environment = {**os.environ, **desk.environment, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
-        process = subprocess.Popen([*command, "--identity", str(identity)], env=environment, stderr=subprocess.DEVNULL)
+
+        def take_interrupts() -> None:
+            """A test run in the background ignores them, and so would what it starts."""
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+        process = subprocess.Popen(
+            [*command, "--identity", str(identity)],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=take_interrupts,
+        )
         connection, _ = silent.accept()
         with connection:
             process.send_signal(signal.SIGINT)
