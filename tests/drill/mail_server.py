@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from holdfast.drill.workload.plan import Login, Service
 MAIL_ID = 5000
 PASSWORD = "secret"
 START_SECONDS = 20.0
+_QUEUE_ID = re.compile(r" postfix/[a-z/]+\[\d+\]: ([0-9A-Za-z]+): ")
+_MESSAGE_ID = re.compile(_QUEUE_ID.pattern + r"message-id=<([^>]*)>")
 
 DOVECOT = """
 base_dir = {base}/run
@@ -177,6 +180,21 @@ class MailServer(msgspec.Struct):
             if time.monotonic() > deadline:
                 raise TimeoutError("Dovecot does not stop")
             time.sleep(0.01)
+
+    def perhaps_delivered_twice(self) -> frozenset[str]:
+        """Message-IDs of which Postfix says that Dovecot had all of the message and did not say what became of it.
+
+        It sends those again; Dovecot may have taken them. In Postfix's words: "while sending end of data -- message may
+        be sent more than once", or a 4xx "in reply to end of DATA command".
+        """
+        ids: dict[str, str] = {}
+        found: set[str] = set()
+        for line in (self.base / "postfix.log").read_text().splitlines():
+            if named := _MESSAGE_ID.search(line):
+                ids[named[1]] = named[2]
+            elif "status=deferred" in line and "end of data" in line.lower() and (queued := _QUEUE_ID.search(line)):
+                found.add(ids[queued[1]])
+        return frozenset(found)
 
     def start_dovecot(self) -> None:
         daemon(self.base, "dovecot", "-c", str(self.base / "dovecot.conf"))
