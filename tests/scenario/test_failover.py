@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -16,7 +17,7 @@ from holdfast.drill.checkers.facts import Appended
 from holdfast.drill.checkers.in_time import outage_since
 from holdfast.drill.checkers.one_writer import one_writer
 from holdfast.drill.lab.tools import wait_until
-from holdfast.drill.workload.plan import Meter
+from holdfast.drill.workload.plan import Meter, Plan
 from holdfast.node import netlink
 from holdfast.node.watchman import ADDRESS_SECONDS_MAX, OVERLAP_SECONDS_MAX
 
@@ -79,8 +80,13 @@ def holders_seen(site: Site) -> Iterator[list[float]]:
         thread.join()
 
 
-def metered(site: Site, load: float = 10.0) -> object:
-    plan = site.plan(messages=5000, operations=0, rate=load, seed=int(time.time()))
+_seeds = itertools.count(100)
+"""One for every load: all of them go to the same mailboxes, and a message is known by its seed and number."""
+
+
+def metered(site: Site, load: float = 10.0) -> Plan:
+    plan = site.plan(messages=5000, operations=0, rate=load, seed=next(_seeds))
+    print(f"\nseed of the load: {plan.seed}")
     return msgspec.structs.replace(plan, meter=Meter(site.probe, every_seconds=0.1))
 
 
@@ -108,7 +114,7 @@ def test_a_primary_killed_under_load_is_replaced_by_itself_and_comes_back_as_sta
     before = site.work(site.plan(messages=30, operations=0, seed=2), tmp_path / "before")
     site.judge(before)
     site.settle()
-    with site.load(metered(site), tmp_path / "journal") as load:  # type: ignore[arg-type]
+    with site.load(metered(site), tmp_path / "journal") as load:
         load.wait_acknowledged(20)
         killed = time.monotonic_ns()
         site.machine("main").kill()
@@ -190,7 +196,7 @@ def test_a_primary_left_alone_stops_and_serves_again_when_it_is_heard(site: Site
 @pytest.mark.parametrize("victim", ["backup", "relay", "nats on main", "nats on backup", "nats on relay"])
 def test_who_does_not_serve_may_die_and_no_client_notices(site: Site, tmp_path: Path, victim: str) -> None:
     epoch, stops = site.status("main")["epoch"], said(site, "main").count("stops serving")
-    with site.load(metered(site, 5.0), tmp_path / "journal") as load:  # type: ignore[arg-type]
+    with site.load(metered(site, 5.0), tmp_path / "journal") as load:
         load.wait_acknowledged(10)
         died = time.monotonic_ns()
         if victim.startswith("nats"):
