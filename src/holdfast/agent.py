@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -49,6 +50,7 @@ from holdfast.node.history import History
 from holdfast.node.local import LocalFile
 from holdfast.node.node import Node
 from holdfast.node.operations import Operations
+from holdfast.node.rehearsal import Rehearsals
 from holdfast.node.served import Served, ServedFile
 from holdfast.node.serving import Serving
 from holdfast.node.settings import Settings, load_settings
@@ -282,16 +284,19 @@ async def _agent(settings: Settings, folder: Folder) -> None:
         node = Node(_world(settings, folder, connection, bus, anew))
         guard = Guard(node, Operations(node))
         alarms = Alarms(node, SystemCommands())
-        control = Control(node, guard, alarms)
+        rehearsals = Rehearsals(node, SystemCommands(), random.Random())
+        control = Control(node, guard, alarms, rehearsals)
         await control.start(settings.control_socket, settings.metrics_port)
         await guard.start()
         alarms.start()
+        rehearsals.start()
         running = asyncio.create_task(node.run())
         stopping = asyncio.create_task(stop.wait())
         up = round(time.time() - _machine_started_at(), 1)
         node.world.history.record("agent started", f"version {__version__}", machine_up_seconds=up)
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        await rehearsals.stop()
         await node.stop()
         await running
         await guard.stop()

@@ -13,6 +13,7 @@ from rich.console import Console
 from holdfast.console import show
 from holdfast.node.kept import KeptAside
 from holdfast.node.readiness import Readiness
+from holdfast.node.rehearsal import Rehearsal
 from holdfast.node.status import FailoverView, LogView, MachineView, SiteStatus, Warned
 from holdfast.node.vaults import VaultView
 
@@ -69,6 +70,7 @@ def status(machines: tuple[MachineView, ...], *warnings: Warned, **more: Any) ->
         verified_differences=0,
         kept_aside=KeptAside(12, 2, 1, "/var/lib/holdfast/aside"),
         readiness=Readiness(),
+        rehearsal=Rehearsal(),
         failover=FailoverView("automatic", "", "", "", True),
         vaults=(VaultView("near", "/backup", "backup", 12.0, 4711, 1800.0, 0, "", "", 300.0),),
         warnings=warnings,

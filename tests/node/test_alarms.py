@@ -22,6 +22,7 @@ from .two_nodes import TwoNodes, run
 
 SETTINGS = AlarmSettings(after_seconds=10.0, over_seconds=30.0)
 LAG = Warned("backup is 2000 ms behind", "look", "lag backup")
+ASKED = Warned("no automatic takeover", "look", "own:no takeover")
 NOBODY = Warned("nobody is served", "look", "nobody served")
 
 
@@ -40,9 +41,13 @@ def test_what_comes_and_goes_is_one_cause() -> None:
     assert len(told(Causes(SETTINGS), *looks, (300.0, []))) == 2
 
 
-def test_what_passes_at_once_is_told_to_nobody_but_that_nobody_is_served_is() -> None:
+def test_what_passes_is_told_to_nobody_but_that_nobody_is_served_is_told_soon_and_that_a_person_is_asked_at_once() -> (
+    None
+):
     assert told(Causes(SETTINGS), (0.0, [LAG]), (2.0, [LAG]), (4.0, []), (40.0, [])) == []
-    assert told(Causes(SETTINGS), (0.0, [NOBODY])) == ["0 raised nobody served"]
+    looks = [(float(at), [NOBODY]) for at in range(0, 12, 2)]
+    assert told(Causes(SETTINGS), *looks) == ["6 raised nobody served"]
+    assert told(Causes(SETTINGS), (0.0, [ASKED])) == ["0 raised own:no takeover"]
 
 
 def test_a_warning_without_a_key_is_for_who_looks() -> None:
@@ -117,6 +122,8 @@ def test_a_promotion_is_told_by_the_machine_that_was_promoted(tmp_path: Path) ->
         alarms.look(await nodes.backup.status())
         alarms.look(await nodes.backup.status())
         waiting = [alarms._waiting.get_nowait() for _ in range(alarms._waiting.qsize())]
-        assert [alarm.what for alarm in waiting if alarm.state == "event"] == ["switchover to backup: a test"]
+        assert [alarm.what for alarm in waiting if alarm.state == "event"] == [
+            "switched over to backup, because: a test"
+        ]
 
     run(tmp_path, scenario)

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from holdfast.mail.port import CheckResult
 from holdfast.node import readiness
-from holdfast.node.readiness import ending_certificates, full_disks, taken_ports
+from holdfast.node.readiness import full_disks, taken_ports, wrong_clock
 from holdfast.node.roles import Role
 from holdfast.trees.spec import TreeSpec
 
 from .two_nodes import TwoNodes, run, wait_until
-
-NOW = datetime(2026, 11, 22, tzinfo=UTC)
-
-
-def certificate(path: Path, ends: datetime) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail.example.test")])
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(1).not_valid_before(ends - timedelta(days=400)).not_valid_after(ends)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-
-
-def test_certificates_that_end_soon_are_named(tmp_path: Path) -> None:
-    certificate(tmp_path / "ssl/certs/past.pem", NOW - timedelta(days=3))
-    certificate(tmp_path / "ssl/certs/soon.pem", NOW + timedelta(days=3))
-    certificate(tmp_path / "dovecot/private/good.crt", NOW + timedelta(days=90))
-    (tmp_path / "ssl/certs/junk.pem").write_text("no certificate")
-    past, soon = ending_certificates([TreeSpec("config", str(tmp_path))], NOW)
-    assert "past.pem ended on 2026-11-19" in past
-    assert "soon.pem ends on 2026-11-25" in soon
 
 
 def test_a_disk_that_cannot_be_looked_at_or_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +36,13 @@ def test_a_port_that_is_taken_is_named_but_not_on_loopback(tmp_path: Path) -> No
     (tmp_path / "tcp6").write_text(head + "   0: 00000000000000000000000000000000:008F 00:0000 0A\n")
     (said,) = taken_ports(tmp_path)
     assert "port 25, 143 already" in said
+
+
+def test_a_clock_is_wrong_when_two_others_say_so() -> None:
+    assert wrong_clock({"main": 5.0, "relay": 7.0}) == ["this machine's clock is 5 s behind that of main and relay"]
+    assert wrong_clock({"main": -5.0, "relay": -7.0}) == ["this machine's clock is 5 s ahead of that of main and relay"]
+    assert wrong_clock({"main": 5.0, "relay": 0.0}) == []
+    assert wrong_clock({"main": 5.0}) == []
 
 
 def test_a_standby_that_is_not_ready_says_so_and_the_primary_too(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,52 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(site: Site) -> None:
     forced = site.holdfast("backup", "takeover", "--dry-run", "--force")
     assert forced.returncode == ExitStatus.DONE, forced.stdout
     assert standing(site) == before
+
+
+def test_a_standby_rehearses_with_the_real_software_and_nothing_is_written_or_left(site: Site, tmp_path: Path) -> None:
+    site.work(site.plan(messages=40, operations=60, seed=5), tmp_path / "journal")
+    site.settle()
+    result = site.protected.order("backup", "rehearse")
+    assert result["problems"] == [], result
+    assert [part["name"] for part in result["parts"]] == [
+        *("prepare", "check", "start", "login", "fetch", "calendar", "delivery")
+    ]
+    assert result["accounts"] == 3
+    assert result["messages"] > 10
+    print(f"\nrehearsal: {result['seconds']:.1f} s, applying rested {result['rested_seconds'] * 1000:.0f} ms")
+    facts = site.status("backup")
+    assert facts["rehearsal"]["at"] > 0
+    assert facts["readiness"]["problems"] == []
+    left = site.machine("backup").run(["sh", "-c", "ls /run/holdfast /etc/dovecot /var/spool/postfix/deferred"]).stdout
+    assert "rehearsal" not in left
+    site.verify_clean()
+
+
+def test_a_rehearsal_names_what_would_have_kept_it_from_serving(site: Site) -> None:
+    backup = site.machine("backup")
+    users = backup.path("/etc/dovecot/users")
+    whole = users.read_text()
+    users.write_text("\n".join(line for line in whole.splitlines() if line.startswith("nobody")))
+    done = site.holdfast("backup", "rehearse")
+    assert done.returncode == ExitStatus.DIFFERENCES, done.stdout
+    assert "! login" in done.stdout
+    assert "not ready to take over: rehearsal: login: user" in site.warnings("backup")
+    users.write_text(whole)
+    assert site.holdfast("backup", "rehearse").returncode == ExitStatus.DONE
+    assert "not ready" not in site.warnings("backup")
+    assert site.holdfast("main", "rehearse").returncode == ExitStatus.REFUSED
+
+
+def test_an_order_ends_a_rehearsal_and_does_not_wait_for_it(site: Site) -> None:
+    said: list[str] = []
+    rehearsing = threading.Thread(target=lambda: said.append(site.holdfast("backup", "rehearse").stderr))
+    rehearsing.start()
+    wait_until(lambda: site.machine("backup").path("/run/holdfast/rehearsal").exists(), 20, "a rehearsal", 0.01)
+    outcome = site.protected.order("backup", "switchover")
+    rehearsing.join(60)
+    assert outcome["done"], outcome
+    assert "this machine got an order" in said[0]
+    site.make_main_primary()
 
 
 def test_a_takeover_is_refused_while_the_primary_is_alive(site: Site) -> None:

@@ -32,6 +32,7 @@ class _Group(LateGroup):
         "why": Late("holdfast.console.failover", "why", "Why the site did what it did: the story of a past event."),
         "decide": Late("holdfast.console.failover", "decide", "Take over now, or wait? What each would cost."),
         "ledger": Late("holdfast.console.ledger", "ledger", "What became of each message: show, find, report, export."),
+        "rehearse": Late("holdfast.console.rehearse", "rehearse", "On a standby: show now that its copy can serve."),
         "merge": Late("holdfast.console.failover", "merge", "Add what only a returned machine has of messages."),
         "alarm": Late("holdfast.console.failover", "alarm", "Send a test to whom the alarms go."),
         "rebuild": Late("holdfast.console.rebuild", "rebuild", "From a bare machine to running mail, from a backup."),
@@ -41,8 +42,8 @@ class _Group(LateGroup):
     }
     _order = (
         "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "decide", "pause", "resume",
-        "vault", "restore", "rebuild", "barrier", "log", "history", "why", "ledger", "merge", "alarm", "trust", "found",
-        "release", "lab", "version",
+        "rehearse", "vault", "restore", "rebuild", "barrier", "log", "history", "why", "ledger", "merge", "alarm",
+        "trust", "found", "release", "lab", "version",
     )  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:

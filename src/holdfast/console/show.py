@@ -90,6 +90,26 @@ def _ledger(ledger: Json) -> str:
     return "; ".join(said) or "nothing accepted yet"
 
 
+def _ready(facts: Json) -> str:
+    """Whether this standby could take over, and since when that was shown."""
+    found, last = facts["readiness"], facts["rehearsal"]
+    said = "not ready" if found["problems"] else "ready" if found["checked_at"] else "not looked at yet"
+    if not last["at"]:
+        return f"{said}, never rehearsed"
+    age = f"{duration_text(time.time() - last['at'])} ago"
+    if last["impossible"]:
+        return f"{said}, cannot be rehearsed here"
+    return f"{said}, rehearsal failed {age}" if last["problems"] else f"{said}, rehearsed {age}"
+
+
+def _verified(facts: Json) -> str:
+    if not facts["verified_at"]:
+        return "never verified"
+    found = facts["verified_differences"]
+    result = "no differences" if found == 0 else f"{found} differences"
+    return f"verified {duration_text(time.time() - facts['verified_at'])} ago: {result}"
+
+
 def _vault(vault: Json) -> str:
     if not vault["fed_by"]:
         return f"vault     {vault['name']}: fed by nobody that is heard"
@@ -121,10 +141,10 @@ def _status_lines(facts: Json) -> Iterable[Any]:
     scrub = f"; scrub: {facts['scrub']}" if facts["scrub"] else ""
     yield f"trees     {facts['files']:,} files, {bytes_text(facts['bytes'])}{watching}{scrub}"
     yield f"at risk   if the primary died now: {facts['lost_if_primary_died']}"
-    if facts["verified_at"]:
-        found = facts["verified_differences"]
-        result = "no differences" if found == 0 else f"{found} differences"
-        yield f"verified  {duration_text(time.time() - facts['verified_at'])} ago: {result}"
+    if facts["role"] == "standby":
+        yield f"copy      {_ready(facts)}, {_verified(facts)}"
+    elif facts["verified_at"]:
+        yield f"copy      {_verified(facts)}"
     for vault in facts["vaults"]:
         yield _vault(vault)
     if ledger := facts.get("ledger"):

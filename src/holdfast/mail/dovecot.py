@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.errors import ConfigurationError
-from holdfast.mail import doveconf, probes, processes
+from holdfast.mail import certificates, doveconf, probes, processes
 from holdfast.mail.dovecot_files import store_tree
 from holdfast.mail.dovecot_layout import Layout, Listener, accounts_in, layout, passwd_files
 from holdfast.mail.files import read_or_none
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
+from holdfast.mail.probes import Account
 from holdfast.mail.roots import by_device, folder_of
 from holdfast.mail.secrets import Secret, of_dovecot
 from holdfast.mail.settings import DovecotSettings, ProbeSettings
@@ -73,6 +74,9 @@ class Dovecot:
 
     async def secrets(self) -> tuple[Secret, ...]:
         return of_dovecot(await self._changed_settings())
+
+    async def certificates(self) -> tuple[certificates.Pair, ...]:
+        return tuple(certificates.of_dovecot(await self._changed_settings()))
 
     async def _doveconf(self, *arguments: str) -> str:
         argv = ["doveconf", "-c", self._settings.config, *arguments]
@@ -209,8 +213,15 @@ class Dovecot:
 
     async def probe(self, address: str) -> ProbeResult:
         try:
-            found = await self.layout(fresh=False)
             account = self._probe.account()
+        except ConfigurationError as error:
+            return ProbeResult(self.name, address, False, 0.0, error.message)
+        return await self.log_in(address, account)
+
+    async def log_in(self, address: str, account: Account | None) -> ProbeResult:
+        """A session of *account* at *address*; without one, no further than the greeting."""
+        try:
+            found = await self.layout(fresh=False)
         except ConfigurationError as error:
             return ProbeResult(self.name, address, False, 0.0, error.message)
         listener = _best(found.listeners)

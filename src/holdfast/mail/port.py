@@ -9,6 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError
+from holdfast.mail.certificates import Pair
 from holdfast.mail.secrets import Secret
 from holdfast.trees.spec import TreeSpec
 
@@ -131,6 +132,10 @@ class Service(Protocol):
 
     async def secrets(self) -> tuple[Secret, ...]:
         """Files without which it cannot do its work, as configured now. Raises ConfigurationError."""
+        ...
+
+    async def certificates(self) -> tuple[Pair, ...]:
+        """With the keys they go with, as configured now. Raises ConfigurationError."""
         ...
 
     async def warm(self) -> tuple[str, ...]:

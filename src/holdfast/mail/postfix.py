@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from holdfast.errors import ConfigurationError
-from holdfast.mail import probes, processes
+from holdfast.mail import certificates, probes, processes
 from holdfast.mail.files import read_or_none, write_whole
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
 from holdfast.mail.postfix_maps import Compiler, Table, named_files, tables
@@ -138,6 +138,9 @@ class Postfix:
 
     async def secrets(self) -> tuple[Secret, ...]:
         return of_postfix((await self.layout()).settings)
+
+    async def certificates(self) -> tuple[certificates.Pair, ...]:
+        return tuple(certificates.of_postfix((await self.layout()).settings))
 
     def own_values(self) -> dict[str, str]:
         """This machine's overrides of main.cf; empty when there is no such file."""
@@ -266,6 +269,7 @@ class Postfix:
             found = await self.layout()
             errors += [f"{path} is not there" for path in sorted(named_files(_certificates(found))) if not _there(path)]
             errors += [f"{table.source} is not there" for table in found.tables if not _there(table.source)]
+            self.own_values()
         except ConfigurationError as error:
             errors.append(error.message)
         warnings = [line for line in said if "warning:" in line]

@@ -73,10 +73,15 @@ def command_line(pid: int) -> list[bytes]:
 
 
 def find(wanted: Callable[[Seen], bool]) -> list[Seen]:
-    """All processes of this process namespace that *wanted* accepts."""
+    """All processes of this process namespace that *wanted* accepts.
+
+    Those of namespaces below it are seen, too, and are others': a container's mail server, or our own rehearsal.
+    """
     found = []
+    ours = _link(os.getpid(), "ns/pid")
     for name in os.listdir("/proc"):
-        if name.isdigit() and (process := seen(int(name))) is not None and wanted(process):
+        process = seen(int(name)) if name.isdigit() else None
+        if process is not None and wanted(process) and _link(process.pid, "ns/pid") in (ours, ""):
             found.append(process)
     return found
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from holdfast.errors import ConfigurationError
 from holdfast.mail import probes, processes
+from holdfast.mail.certificates import Pair
 from holdfast.mail.files import read_or_none, write_whole
 from holdfast.mail.port import CheckResult, Commands, ProbeResult, Protection, ServiceFailed
 from holdfast.mail.roots import folder_of
@@ -52,6 +53,7 @@ class RadicaleLayout(Struct, frozen=True):
     users_file: str = ""
     """Of an htpasswd file; empty where users come from elsewhere."""
     key_file: str = ""
+    certificate_file: str = ""
 
 
 def parse(text: str) -> RadicaleLayout:
@@ -82,6 +84,7 @@ def parse(text: str) -> RadicaleLayout:
         if parser.get("auth", "type", fallback="") == "htpasswd"
         else "",
         key_file=os.path.expanduser(parser.get("server", "key", fallback="")),
+        certificate_file=os.path.expanduser(parser.get("server", "certificate", fallback="")),
     )
 
 
@@ -140,6 +143,11 @@ class Radicale:
         named = [Secret(SecretKind.PASSWORDS, found.users_file, "radicale htpasswd_filename")]
         named.append(Secret(SecretKind.TLS, found.key_file if found.tls else "", "radicale key"))
         return tuple(secret for secret in named if secret.path)
+
+    async def certificates(self) -> tuple[Pair, ...]:
+        found = self.layout()
+        there = found.tls and found.certificate_file and found.key_file
+        return (Pair(found.certificate_file, found.key_file, "radicale certificate"),) if there else ()
 
     async def warm(self) -> tuple[str, ...]:
         return ()

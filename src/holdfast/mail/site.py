@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from holdfast.errors import ConfigurationError, HoldfastError
 from holdfast.mail import packages
-from holdfast.mail.config_tree import config_trees
+from holdfast.mail.certificates import Pair
+from holdfast.mail.config_tree import ETC, config_trees
 from holdfast.mail.dovecot import Dovecot
 from holdfast.mail.inventory import OWN_FOLDER, Inventory
 from holdfast.mail.outputs import Outputs
@@ -22,6 +23,7 @@ from holdfast.mail.port import CheckResult, Commands, ProbeResult, Service, Serv
 from holdfast.mail.postfix import Postfix
 from holdfast.mail.postfix_render import canonical
 from holdfast.mail.radicale import Radicale
+from holdfast.mail.secrets import LOSS, of_filters
 from holdfast.mail.settings import MailSettings, ServiceName
 from holdfast.mail.supervise import SYSTEMD
 from holdfast.mail.take_inventory import take_inventory
@@ -127,6 +129,18 @@ class MailSite:
     async def check(self) -> tuple[CheckResult, ...]:
         return tuple(await asyncio.gather(*(service.check() for service in self.services.values())))
 
+    async def certificates(self) -> tuple[Pair, ...]:
+        """What the services are configured with. Raises ConfigurationError."""
+        found = [await service.certificates() for service in self.services.values()]
+        return tuple(pair for pairs in found for pair in pairs)
+
+    async def secrets_missing(self) -> tuple[str, ...]:
+        """One sentence for each secret that a configuration names and that is not here. Raises ConfigurationError."""
+        found = {secret for service in self.services.values() for secret in await service.secrets()}
+        found |= set(of_filters(Path(ETC)))
+        gone = [secret for secret in sorted(found) if not _readable(secret.path)]
+        return tuple(f"{each.kind} {each.path} ({each.named_by}) is not there: {LOSS[each.kind]}" for each in gone)
+
     async def versions(self) -> dict[str, str]:
         found = await asyncio.gather(*(service.version() for service in self.services.values()))
         return dict(zip(self.services, found, strict=True))
@@ -158,6 +172,14 @@ class MailSite:
         if primary is None:
             return None
         return packages.compare(primary, await self.manifest(), more=self._settings.software_packages)
+
+
+def _readable(path: str) -> bool:
+    """Whether there is something in it."""
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False
 
 
 def installed(settings: MailSettings) -> tuple[ServiceName, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal
@@ -25,7 +26,8 @@ from holdfast.node.settings import AlarmSettings
 from holdfast.node.status import SiteStatus, Warned, site_status
 
 LOOK_SECONDS: Final = 2.0
-AT_ONCE: Final = ("nobody served", "own:no takeover")
+PATIENCE_SECONDS: Final = {"own:no takeover": 0.0, "nobody served": 5.0}
+"""Of causes for which nobody waits as for others. A failover that goes well is over by then, and told as such."""
 DELIVER_SECONDS_MAX: Final = 20.0
 TRY_AGAIN_SECONDS: Final = (2.0, 10.0, 60.0, 300.0)
 WAITING_MAX: Final = 100
@@ -64,7 +66,7 @@ class Causes:
                 self._seen[each.key] = (now, each)
         for key, (seen, each) in list(self._seen.items()):
             lasted = seen - self._since[key]
-            patience = 0.0 if key in AT_ONCE else self._settings.after_seconds
+            patience = min(PATIENCE_SECONDS.get(key, math.inf), self._settings.after_seconds)
             if key not in self._told and seen == now and lasted >= patience:
                 self._told[key] = now
                 messages.append(("raised", each, lasted))
@@ -88,13 +90,15 @@ def speaks(me: str, primary: str, machines: Iterable[tuple[str, bool]]) -> bool:
 
 
 def of_site(status: SiteStatus) -> list[Warned]:
-    """The warnings, and that nobody is served when it is so."""
+    """The warnings, and that nobody is served when it is so: then that the primary is silent is the same cause."""
     view = next((view for view in status.machines if view.name == status.primary), None)
     if view is None or (view.alive and view.serving):
         return list(status.warnings)
     why = view.reason if view.alive else f"{status.primary} is not heard"
     advice = "See `holdfast status`; where a person is asked, it says so."
-    return [*status.warnings, Warned(f"nobody is known to be served: {why}", advice, "nobody served")]
+    silent = f"silent {status.primary}"
+    others = [Warned(each.what, each.advice) if each.key == silent else each for each in status.warnings]
+    return [*others, Warned(f"nobody is known to be served: {why}", advice, "nobody served")]
 
 
 class Alarms:
@@ -142,9 +146,10 @@ class Alarms:
         before, self._epoch = self._epoch, status.epoch
         if before is None or status.epoch <= before or self._node.role is not Role.PRIMARY:
             return
+        words = {"takeover begins": "failed over", "switchover begins": "switched over"}
         for event in reversed(self._node.world.history.events(60)):
-            if event.what in ("takeover begins", "switchover begins"):
-                self._put("event", "promoted", f"{event.what.split()[0]} to {status.machine}: {event.why}", "")
+            if event.what in words:
+                self._put("event", "promoted", f"{words[event.what]} to {status.machine}, because: {event.why}", "")
                 return
 
     def _put(self, state: Literal["raised", "over", "event", "test"], key: str, what: str, advice: str) -> None:

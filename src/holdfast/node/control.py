@@ -38,6 +38,7 @@ from holdfast.node.desk import desk
 from holdfast.node.guard import Guard
 from holdfast.node.metrics import render_metrics
 from holdfast.node.node import Node
+from holdfast.node.rehearsal import Rehearsals
 from holdfast.node.status import last_records, site_status
 
 BARRIER_SECONDS_MAX: Final = 60.0
@@ -78,10 +79,11 @@ def _json(value: object, status: int = 200) -> web.Response:
 class Control:
     """Serves one node's orders."""
 
-    def __init__(self, node: Node, guard: Guard, alarms: Alarms) -> None:
+    def __init__(self, node: Node, guard: Guard, alarms: Alarms, rehearsals: Rehearsals) -> None:
         self._node = node
         self._guard = guard
         self._alarms = alarms
+        self._rehearsals = rehearsals
         self._operations = guard.operations
         self._runners: list[web.AppRunner] = []
 
@@ -103,6 +105,7 @@ class Control:
         app.router.add_post("/merge", self._merge)
         app.router.add_get("/decide", self._decide)
         app.router.add_post("/alarm", self._alarm)
+        app.router.add_post("/rehearse", self._rehearse)
         app.router.add_post("/barrier", self._barrier)
         app.router.add_post("/verify", self._verify)
         app.router.add_post("/lags/forget", self._forget_lags)
@@ -195,6 +198,9 @@ class Control:
 
     async def _alarm(self, request: web.Request) -> web.Response:
         return _json({"ways": await self._alarms.test()})
+
+    async def _rehearse(self, request: web.Request) -> web.Response:
+        return _json(await self._rehearsals.now())
 
     async def _barrier(self, request: web.Request) -> web.Response:
         if self._node.primary is None:

@@ -42,6 +42,8 @@ REACH_SECONDS_MAX: Final = 120.0
 T = TypeVar("T")
 LAGS_KEPT: Final = 8192
 """Lags of so many last frames make the percentiles: about a minute at full load."""
+LAGS_SECONDS: Final = 300.0
+"""And of no longer ago: on a quiet site one bad moment would be the 99th percentile for hours."""
 
 
 class _Command(NamedTuple):
@@ -100,7 +102,8 @@ class Follow:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._waiters: list[tuple[Sequence, asyncio.Future[None]]] = []
-        self._lags: deque[float] = deque(maxlen=LAGS_KEPT)
+        self._lags: deque[tuple[float, float]] = deque(maxlen=LAGS_KEPT)
+        """When a frame was applied, by the monotonic clock, and its lag in milliseconds."""
         self._durable = DurablePosition(chain.position)
         self._lost: HoldfastError | None = None
         self.blocked_because = ""
@@ -218,7 +221,8 @@ class Follow:
         return self._durable
 
     def lag(self) -> LagStatus:
-        lags = sorted(self._lags)
+        since = self._monotonic() - LAGS_SECONDS
+        lags = sorted(lag for at, lag in list(self._lags) if at >= since)
         if not lags:
             return LagStatus(0.0, 0.0, 0.0, 0)
         return LagStatus(lags[len(lags) // 2], lags[(len(lags) * 99) // 100], lags[-1], len(lags))
@@ -364,7 +368,8 @@ class Follow:
             self.blocked_because, self._on_time_from_ns = "", self._clock_ns()
         # What had waited before we began, or for a full disk, is no lag, but catching up.
         if self._settle_at is None and frame.header.captured_at_ns >= self._on_time_from_ns:
-            self._lags.append(max(self._clock_ns() - frame.header.captured_at_ns, 0) / 1e6)
+            lag_ms = max(self._clock_ns() - frame.header.captured_at_ns, 0) / 1e6
+            self._lags.append((self._monotonic(), lag_ms))
         with self._lock:
             self._waiting_bytes -= len(record.payload)
             self._chain = chain

@@ -49,5 +49,9 @@ def render_metrics(status: SiteStatus) -> bytes:
     if status.readiness.checked_at:
         gauge("standby_ready", "1 when this standby could take over, as far as was checked", status.readiness.ready)
         gauge("standby_checked_timestamp_seconds", "When that was checked", status.readiness.checked_at)
+    if status.rehearsal.at:
+        gauge("standby_rehearsed", "1 when the last rehearsal went well", status.rehearsal.ok)
+        gauge("standby_rehearsed_timestamp_seconds", "When the last rehearsal was", status.rehearsal.at)
+        gauge("standby_rehearsal_seconds", "How long it took", status.rehearsal.seconds)
     gauge("role", "1 for the role this machine has", 1, role=status.role)
     return generate_latest(registry)

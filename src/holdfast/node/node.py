@@ -89,7 +89,9 @@ class Node:
         self.proved = False
         """The log took a record of this machine while others heard it, and they did ever since."""
         self.decided = Decided()
-        self.readiness = ReadinessCheck(world, lambda: self.role is Role.STANDBY and not self.busy.locked())
+        self.readiness = ReadinessCheck(
+            world, lambda: self.role is Role.STANDBY and not self.busy.locked(), self._clocks_ahead
+        )
         self.takeovers: deque[float] = deque(maxlen=TAKEOVERS_KEPT)
         """When machines were promoted without a plan, by the steady clock."""
         self.paused_at = world.clocks.steady()
@@ -619,6 +621,10 @@ class Node:
         """The time by the primary's clock, as far as its beats tell: frames carry that clock's times."""
         ahead = self.beats.clock_ahead_seconds(self.primary_name) if self.primary_name else 0.0
         return self.world.clocks.wall_ns() - int(ahead * 1e9)
+
+    def _clocks_ahead(self) -> dict[str, float]:
+        others = [machine.name for machine in self.world.settings.machines if machine is not self.world.settings.me]
+        return {name: -self.beats.clock_ahead_seconds(name) for name in others if self.beats.alive(name)}
 
     def _clock_jumped(self, machine: str) -> None:
         """Lags measured around the jump say nothing."""

@@ -1,35 +1,42 @@
 """Is this standby able to take over? Asked on a timer, before it is needed.
 
-What is looked at: the mail software's own check of the configuration as copied (``postfix check``, ``doveconf``, the
-files it names), certificates that end soon, the interface that is to carry the addresses, that the addresses are not
-here already, room on the disks of the trees, and that nothing else listens where the mail software will.
+What is looked at every ten minutes: the mail software's own check of the configuration as copied (``postfix check``,
+``doveconf``, the files it names), certificates that end soon or do not fit their keys, secrets that are named and not
+here (DKIM keys, passwords, keys), programs of another version than the primary's, the interface that is to carry the
+addresses, that the addresses are not here already, room on the disks of the trees, that nothing else listens where the
+mail software will, and this machine's clock beside the others'.
+
+And what the last rehearsal found (``rehearsal``): that the software as rendered for this machine starts, lets people
+in, and gives them their mail.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError
+from holdfast.mail.certificates import wrong
+from holdfast.mail.packages import Severity
 from holdfast.node import netlink
+from holdfast.node.rehearsal import read
 from holdfast.node.world import World
 from holdfast.trees.spec import TreeSpec
 
 EVERY_SECONDS: Final = 600.0
 FREE_SHARE_MIN: Final = 0.05
-ENDS_WITHIN: Final = timedelta(days=14)
-"""A mail certificate that ends so soon would end in somebody's holidays."""
 PORTS: Final = (25, 143, 465, 587, 993, 4190, 5232)
-CERTIFICATE_BYTES_MAX: Final = 256 * 1024
-SUFFIXES: Final = (".pem", ".crt", ".cert", ".cer")
+_SIOCGIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8913, 0x1, 0x40
 
 
 class Readiness(Struct, frozen=True):
@@ -47,10 +54,16 @@ class Readiness(Struct, frozen=True):
 class ReadinessCheck:
     """Looks while *wanted* says that this machine is a standby."""
 
-    def __init__(self, world: World, wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self, world: World, wanted: Callable[[], bool], clocks_ahead: Callable[[], Mapping[str, float]] = dict
+    ) -> None:
+        """*clocks_ahead*: how far the clock of each other machine that is heard is ahead of this one's."""
         self._world = world
         self._wanted = wanted
+        self._clocks_ahead = clocks_ahead
         self.last = Readiness()
+        self.rehearsal = read(world.settings.state)
+        """The last one; ``Rehearsals`` puts it here."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -67,13 +80,17 @@ class ReadinessCheck:
         """Look now; changes are written into the history."""
         problems: list[str] = []
         notes: list[str] = []
-        try:
-            for result in await self._world.serving.mail.check():
-                problems += [f"{result.service}: {error}" for error in result.errors]
-                notes += [f"{result.service}: {warning}" for warning in result.warnings]
-        except HoldfastError as error:
-            problems.append(error.message)
+        for ask in (self._configuration, self._certificates, self._software):
+            try:
+                await ask(problems, notes)
+            except HoldfastError as error:
+                problems.append(error.message)
+        problems = list(dict.fromkeys(problems))
         problems += await asyncio.to_thread(lambda: list(self._of_machine()))
+        problems += wrong_clock(self._clocks_ahead())
+        problems += [f"rehearsal: {problem}" for problem in self.rehearsal.problems]
+        if self.rehearsal.impossible:
+            notes.append(f"it cannot be rehearsed here: {self.rehearsal.impossible}")
         found = Readiness(self._world.clocks.wall_seconds(), tuple(problems), tuple(notes))
         if found.problems != self.last.problems:
             what = "not ready to take over" if found.problems else "ready to take over"
@@ -81,21 +98,61 @@ class ReadinessCheck:
         self.last = found
         return found
 
+    async def _configuration(self, problems: list[str], notes: list[str]) -> None:
+        for result in await self._world.serving.mail.check():
+            problems += [f"{result.service}: {error}" for error in result.errors]
+            notes += [f"{result.service}: {warning}" for warning in result.warnings]
+
+    async def _certificates(self, problems: list[str], notes: list[str]) -> None:
+        mail = self._world.serving.mail
+        now = datetime.fromtimestamp(self._world.clocks.wall_seconds(), UTC)
+        problems += await asyncio.to_thread(wrong, await mail.certificates(), now)
+        problems += await mail.secrets_missing()
+
+    async def _software(self, problems: list[str], notes: list[str]) -> None:
+        for difference in await self._world.serving.mail.software_differences() or ():
+            if difference.severity > Severity.NOTE:
+                (problems if difference.severity >= Severity.GRAVE else notes).append(difference.words)
+
     def _of_machine(self) -> Iterator[str]:
         settings = self._world.settings
         service = settings.service
-        try:
-            there = netlink.addresses(service.interface) if service.addresses else []
-        except OSError:
-            yield f"there is no interface {service.interface!r} to carry the service addresses"
-            there = []
-        ours = {address.ip for address in self._world.serving.addresses.addresses}
-        yield from (f"{each.ip} is on this machine, although it does not serve" for each in there if each.ip in ours)
+        if service.addresses:
+            try:
+                there = netlink.addresses(service.interface)
+            except OSError:
+                yield f"there is no interface {service.interface!r} to carry the service addresses"
+                there = []
+            ours = {address.ip for address in self._world.serving.addresses.addresses}
+            yield from (
+                f"{each.ip} is on this machine, although it does not serve" for each in there if each.ip in ours
+            )
+            if there and not _carries(service.interface):
+                yield f"the interface {service.interface!r} is down, or has no link: it cannot carry the addresses"
         yield from full_disks(self._world.local.state.trees)
-        now = datetime.fromtimestamp(self._world.clocks.wall_seconds(), UTC)
-        yield from ending_certificates(self._world.local.state.trees, now)
         if settings.service.addresses:
             yield from taken_ports(Path("/proc/net"))
+
+
+def wrong_clock(ahead: Mapping[str, float]) -> list[str]:
+    """A sentence when two and more other clocks are ahead of this machine's, or behind it: with one, whose?"""
+    values = list(ahead.values())
+    if len(values) > 1 and (all(value > 0 for value in values) or all(value < 0 for value in values)):
+        least = min(abs(value) for value in values)
+        way = "behind" if values[0] > 0 else "ahead of"
+        return [f"this machine's clock is {least:.0f} s {way} that of {' and '.join(ahead)}"]
+    return []
+
+
+def _carries(interface: str) -> bool:
+    """Whether it is up and has a link: netdevice(7), SIOCGIFFLAGS."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
+        try:
+            request = struct.pack("16sh14x", interface.encode()[:15], 0)
+            (flags,) = struct.unpack_from("16xh", fcntl.ioctl(door, _SIOCGIFFLAGS, request))
+        except OSError:
+            return False
+    return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
 
 
 def full_disks(trees: Iterable[TreeSpec]) -> Iterator[str]:
@@ -111,30 +168,6 @@ def full_disks(trees: Iterable[TreeSpec]) -> Iterator[str]:
         if device not in seen and usage.free < FREE_SHARE_MIN * usage.total:
             yield f"the disk of {spec.root} is {100 - 100 * usage.free // usage.total} % full"
         seen.add(device)
-
-
-def ending_certificates(trees: Iterable[TreeSpec], now: datetime) -> Iterator[str]:
-    """One sentence for each certificate in the tree ``config`` that has ended or soon will."""
-    for spec in trees:
-        if spec.name != "config":
-            continue
-        for path in sorted(Path(spec.root).glob("ssl/certs/*")) + sorted(Path(spec.root).glob("dovecot/**/*")):
-            plain = path.suffix in SUFFIXES and path.is_file() and not path.is_symlink()
-            if plain and (ends := _ends(path, now)):
-                yield ends
-
-
-def _ends(path: Path, now: datetime) -> str:
-    try:
-        if path.stat().st_size > CERTIFICATE_BYTES_MAX:
-            return ""
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
-        return ""  # no certificate, or none that we can read: the mail software's own check says so
-    until = certificate.not_valid_after_utc
-    if until < now:
-        return f"the certificate {path} ended on {until:%Y-%m-%d}"
-    return f"the certificate {path} ends on {until:%Y-%m-%d}" if until - now < ENDS_WITHIN else ""
 
 
 def taken_ports(net: Path) -> Iterator[str]:

@@ -122,6 +122,9 @@ class FailoverSettings(_Table, frozen=True):
     failback_at: str = ""
     """A time of the day (``03:30``, this machine's clock) at which the most preferred machine, when it is a standby and
     nothing speaks against it, becomes the primary by a switchover. Empty: by a person, `holdfast switchover` there."""
+    rehearse_hours: float = 24.0
+    """How often a standby starts the mail software on a sample of its copy, in private, to show that it can; 0: never.
+    docs/operations/readiness.md."""
 
 
 class AlarmSettings(_Table, frozen=True):
@@ -137,6 +140,8 @@ class AlarmSettings(_Table, frozen=True):
     """An ``https://`` or ``http://`` address: it gets the JSON by POST; its key ``text`` is what chat services show."""
     after_seconds: float = 10.0
     """A cause is told when it has lasted so long; that nobody is served, at once."""
+    lag_milliseconds: float = 1000.0
+    """The objective for a standby: 99 of 100 changes are applied so soon after they were captured."""
     over_seconds: float = 30.0
     """It is over when it was not seen for so long: what comes and goes is one cause."""
 

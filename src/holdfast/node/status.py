@@ -21,6 +21,7 @@ from holdfast.node.gates import LEDGER, LEDGER_VIEW
 from holdfast.node.kept import KeptAside, kept_aside
 from holdfast.node.node import Node
 from holdfast.node.readiness import Readiness
+from holdfast.node.rehearsal import Rehearsal
 from holdfast.node.roles import Role
 from holdfast.node.vaults import VaultView, vault_views, vault_warnings
 from holdfast.node.watchman import SERVE_SECONDS, Order
@@ -29,8 +30,8 @@ VERIFY_AGE_SECONDS_MAX: Final = 7 * 86400.0
 """A copy not compared for a week is a copy believed in."""
 UNLOGGED_SECONDS_MAX: Final = 3.0
 """An append takes milliseconds, an election some seconds."""
-LAG_MS_MAX: Final = 1000.0
 READINESS_SHOWN_MAX: Final = 5
+REHEARSALS_MISSED_MAX: Final = 3
 DISK_FREE_SHARE_MIN: Final = 0.1
 
 
@@ -104,6 +105,8 @@ class SiteStatus(Struct, frozen=True):
     failover: FailoverView
     readiness: Readiness
     """Of this machine, as a standby."""
+    rehearsal: Rehearsal
+    """The last one on this machine."""
     machines: tuple[MachineView, ...]
     log: LogView
     lost_if_primary_died_bytes: int
@@ -145,6 +148,7 @@ async def site_status(node: Node) -> SiteStatus:
         service_addresses=settings.service.addresses,
         serving=node.world.serving.on and not node.held,
         readiness=node.readiness.last,
+        rehearsal=node.readiness.rehearsal,
         failover=FailoverView(
             settings.failover.policy,
             node.world.local.state.paused,
@@ -295,7 +299,7 @@ def _held(node: Node) -> tuple[int, int, str]:
 def _warnings(
     node: Node, machines: tuple[MachineView, ...], state: LogState | None, problem: str, primary: str
 ) -> list[Warned]:
-    warned = []
+    warned, settings = [], node.world.settings
     if node.advice:
         warned.append(Warned(f"this machine is {node.role}: {node.reason}", node.advice, "own:role"))
     if state is None:
@@ -318,12 +322,17 @@ def _warnings(
                 "log takes nothing",
             )
         )
-    for view in machines:
-        warned += _machine_warnings(view, primary)
     standbys = [view for view in machines if view.configured == "mail" and view.name != primary]
-    if standbys and not any(view.alive and view.role == Role.STANDBY for view in standbys):
+    alone = bool(standbys) and not any(view.alive and view.role == Role.STANDBY for view in standbys)
+    for view in machines:
+        found = _machine_warnings(view, primary, settings.alarms.lag_milliseconds)
+        # A standby that is gone and the last copy but one that is gone are one cause: told as the latter.
+        warned += [Warned(each.what, each.advice) for each in found] if alone and view in standbys else found
+    if alone:
+        whose = ", ".join(f"{view.name} is {view.role}" for view in standbys)
+        what = f"down to one copy: there is no standby now ({whose})"
         warned.append(
-            Warned("there is no standby now: the primary is the only copy", "See the machines above.", "one copy")
+            Warned(what, "Start it, or another one; until then nothing may happen to the primary.", "one copy")
         )
     for name in sorted(node.world.owners.unknown):
         warned.append(
@@ -339,7 +348,7 @@ def _warnings(
     return warned
 
 
-def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
+def _machine_warnings(view: MachineView, primary: str, lag_ms_max: float) -> list[Warned]:
     if view.silent_seconds < 0:
         return [Warned(f"{view.name} was never heard", "Start the agent there (`holdfast join`, then the service).")]
     if not view.alive:
@@ -350,10 +359,10 @@ def _machine_warnings(view: MachineView, primary: str) -> list[Warned]:
         )
         return [Warned(f"{view.name} is silent for {view.silent_seconds:.0f} s", advice, f"silent {view.name}")]
     warned = [Warned(f"{view.name}: {text}", f"`holdfast status` on {view.name} says more.") for text in view.warnings]
-    if view.lag_ms_p99 > LAG_MS_MAX:
+    if view.lag_ms_p99 > lag_ms_max:
         warned.append(
             Warned(
-                f"{view.name} is {view.lag_ms_p99:.0f} ms behind",
+                f"{view.name} is {view.lag_ms_p99:.0f} ms behind, and {lag_ms_max:.0f} are allowed",
                 "Is its disk or the network slow or full?",
                 f"lag {view.name}",
             )
@@ -377,6 +386,22 @@ def _failover_warnings(node: Node) -> list[Warned]:
         warned.append(Warned(f"automatic takeover is paused: {paused}", "When the work is done: `holdfast resume`."))
     if node.guarded and node.decided.order == Order.ASK:
         warned.append(Warned(f"no automatic takeover: {node.decided.reason}", node.decided.advice, "own:no takeover"))
+    return warned
+
+
+def _readiness_warnings(node: Node, now: float) -> list[Warned]:
+    """Of a standby. One cause, whatever the number of problems: the first one is told."""
+    advice = "Mend it on the primary if it is copied, else here."
+    problems = node.readiness.last.problems
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    warned = [
+        Warned(f"not ready to take over: {problem}{'' if at else more}", advice, "" if at else "own:ready")
+        for at, problem in enumerate(problems[:READINESS_SHOWN_MAX])
+    ]
+    hours, last = node.world.settings.failover.rehearse_hours, node.readiness.rehearsal.at
+    if hours > 0 and last and now - last > REHEARSALS_MISSED_MAX * hours * 3600:
+        what = f"this standby was not rehearsed for {(now - last) / 3600:.0f} hours"
+        warned.append(Warned(what, "Run `holdfast rehearse`; `holdfast history` says why not.", "own:rehearsal"))
     return warned
 
 
@@ -404,12 +429,7 @@ def _own_warnings(node: Node) -> list[Warned]:
             age = "was never" if not local.verified_at else "was not for over a week"
             warned.append(Warned(f"this copy {age} compared with the primary", "Run `holdfast verify`."))
     if node.role is Role.STANDBY:
-        warned += [
-            Warned(
-                f"not ready to take over: {problem}", "Mend it on the primary if it is copied, else here.", "own:ready"
-            )
-            for problem in node.readiness.last.problems[:READINESS_SHOWN_MAX]
-        ]
+        warned += _readiness_warnings(node, now)
     if node.role is Role.STANDBY and node.software:
         count = len(node.software)
         more = f" (and {count - 1} more)" if count > 1 else ""
