@@ -173,7 +173,7 @@ def _serving(settings: Settings) -> Serving:
             settings.run,
             Served(settings.service.interface, settings.service.addresses, msgspec.to_builtins(settings.mail)),
         ),
-        Gate(settings) if settings.gate.lmtp or settings.gate.milter else None,
+        Gate(settings) if settings.gate.used else None,
     )
 
 

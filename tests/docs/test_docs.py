@@ -178,3 +178,7 @@ def test_tests_named_in_the_pages_exist() -> None:
     for page in pages():
         named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
         assert named <= there, f"{page.relative_to(ROOT)}: {sorted(named - there)}"
+
+
+def test_the_gates_page_has_dovecots_file_as_it_is_tested() -> None:
+    assert f"```\n{mail_files.dovecot_gates()}```" in (DOCS / "concepts" / "imap-gate.md").read_text()

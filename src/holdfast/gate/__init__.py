@@ -31,7 +31,14 @@ Both tell the ledger (`holdfast.ledger`) what happens to each message.
 ``survey``      what is really there: mailboxes, queue, shadows
 ``reporting``   the report, in a process of its own
 
-``options``     what the agent tells the process that runs both
+Gates for what users do themselves: bytes pass, the success of a change is held (docs/concepts/imap-gate.md).
+
+``imap``        one IMAP session; pure
+``sieve``       one ManageSieve session; pure
+``passing``     sockets around both
+``dav``         an HTTP proxy before Radicale
+
+``options``     what the agent tells the process that runs all of them
 
 **The LMTP gate's promise.** A delivery answered with 2xx is in the log on two machines, and so is the note that it was
 delivered. A message comes to a recipient once, however often the client repeats it:

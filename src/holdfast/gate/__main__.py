@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -18,14 +19,18 @@ import msgspec
 
 from holdfast.errors import ExitStatus, HoldfastError
 from holdfast.gate.accept import ShadowMilter
-from holdfast.gate.barrier import AgentBarrier, SharedBarrier
+from holdfast.gate.barrier import AgentBarrier, PatientBarrier, SharedBarrier
+from holdfast.gate.dav import DavGate
 from holdfast.gate.deliveries import Deliveries
+from holdfast.gate.imap import ImapSession
 from holdfast.gate.keeper import Keeper
 from holdfast.gate.noting import NotedBarrier
 from holdfast.gate.options import GateOptions
+from holdfast.gate.passing import PassingGate
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import LmtpGate, Place
 from holdfast.gate.shadows import Shadows
+from holdfast.gate.sieve import SieveSession
 from holdfast.gate.store import DovecotLookup, PostfixFlush
 from holdfast.ledger.book import Book, Limits
 from holdfast.mail.commands import SystemCommands
@@ -61,12 +66,32 @@ async def _serve(options: GateOptions) -> None:
             milter = ShadowMilter(shadows, queue, barrier, book, subjects=options.ledger_subjects)
             gates.push_async_callback(milter.stop)
             await milter.start(socket.socket(fileno=options.milter_fd))
-        keeper = Keeper(book, barrier, options, milter)
-        gates.push_async_callback(keeper.stop)
-        keeper.start()
+        deliveries = bool(options.lmtp_fd or options.milter_fd)
+        if deliveries:
+            keeper = Keeper(book, barrier, options, milter)
+            gates.push_async_callback(keeper.stop)
+            keeper.start()
+        patient = PatientBarrier(barrier, options.barrier_seconds)
+        for made, listening in _holding(options, patient):
+            gates.push_async_callback(made.stop)
+            await made.start(socket.socket(fileno=listening))
         print("ready", flush=True)
-        await flush()  # what a gate before this one could not take
+        if deliveries:
+            await flush()  # what a gate before this one could not take
         await stop.wait()
+
+
+def _holding(options: GateOptions, barrier: PatientBarrier) -> Iterator[tuple[PassingGate | DavGate, int]]:
+    """The gates that pass bytes and hold answers, each with the number of its listening socket."""
+    if options.imap_fd:
+        yield PassingGate("IMAP gate", Place.parse(options.imap_server), ImapSession, barrier), options.imap_fd
+    if options.sieve_fd:
+        yield (
+            PassingGate("ManageSieve gate", Place.parse(options.sieve_server), SieveSession, barrier),
+            options.sieve_fd,
+        )
+    if options.dav_fd:
+        yield DavGate(Place.parse(options.dav_server), barrier), options.dav_fd
 
 
 def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, book: Book) -> LmtpGate:

@@ -16,6 +16,7 @@ import aiohttp
 from holdfast.errors import HoldfastError, Unreachable
 
 AGENT_HINT: Final = "Look at `holdfast status`. Until then messages wait in the queue: nothing is lost."
+AGAIN_SECONDS: Final = 0.25
 
 
 class Position(NamedTuple):
@@ -99,3 +100,26 @@ class SharedBarrier:
         except HoldfastError as error:
             return error
         return None
+
+
+class PatientBarrier:
+    """A barrier that is asked for again until it passes: for a client that has no queue, and waits."""
+
+    def __init__(self, barrier: SharedBarrier, seconds: float) -> None:
+        """*seconds*: how long a client waits at most."""
+        self._barrier = barrier
+        self._seconds = seconds
+
+    async def wait(self) -> None:
+        """Raises HoldfastError when no barrier passed in time."""
+        failure = HoldfastError("the log did not take it in time", hint=AGENT_HINT, retry=True)
+        try:
+            async with asyncio.timeout(self._seconds):
+                while True:
+                    try:
+                        return await self._barrier.wait()
+                    except HoldfastError as error:
+                        failure = error
+                    await asyncio.sleep(AGAIN_SECONDS)
+        except TimeoutError:
+            raise failure from None

@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from holdfast.gate.stream import ContentReader, LineReader, ProtocolBroken
+from holdfast.gate.stream import ContentReader, LineReader, ProtocolBroken, printable
 
 DELIVERY_HEADER: Final = b"holdfast-delivery"
 HEADER_BYTES_MAX: Final = 256 * 1024
@@ -181,7 +181,7 @@ class LmtpSession:
     def barrier_failed(self, why: str) -> list[Step]:
         """What was delivered is not in the log: the client is to come again, and will be told it is there already."""
         assert self.state is State.BARRIER
-        self._later = b"451 4.3.0 delivered, not yet safe on a second machine: " + _printable(why)
+        self._later = b"451 4.3.0 delivered, not yet safe on a second machine: " + printable(why)
         return self._run(self._answer)
 
     def server_gone(self, why: str) -> list[Step]:
@@ -191,18 +191,18 @@ class LmtpSession:
             if self.state is State.ENDED:
                 return
             if self.state in (State.HEADER, State.LOOKUP, State.OPENING, State.CONTENT):
-                self._fail(b"451 4.3.0 the mail store does not answer: " + _printable(why))
+                self._fail(b"451 4.3.0 the mail store does not answer: " + printable(why))
                 self._read_client()
             elif self.state is State.ANSWERS:
-                answer = b"451 4.3.0 the mail store ended in the middle: " + _printable(why)
+                answer = b"451 4.3.0 the mail store ended in the middle: " + printable(why)
                 missing = len(self._deliverable()) - len(self._answers)
                 self._answers += [answer] * missing
                 self._instead = answer
                 self._delivered()
             elif self.state is State.BARRIER:
-                self._instead = _printable(why) or b"the mail store ended"
+                self._instead = printable(why) or b"the mail store ended"
             elif self.state is not State.SWALLOW:
-                self._end(b"421 4.3.0 the mail store does not answer: " + _printable(why), why)
+                self._end(b"421 4.3.0 the mail store does not answer: " + printable(why), why)
 
         return self._run(gone)
 
@@ -219,7 +219,7 @@ class LmtpSession:
         try:
             work()
         except ProtocolBroken as error:
-            self._end(b"500 5.5.2 " + _printable(error.message), error.message)
+            self._end(b"500 5.5.2 " + printable(error.message), error.message)
         steps, self._steps = self._steps, []
         return steps
 
@@ -475,7 +475,3 @@ def _address(line: bytes) -> bytes:
     """The recipient in ``RCPT TO:<address> ...``; quoted local parts may hold ``>``."""
     start, end = line.find(b"<"), line.rfind(b">")
     return line[start + 1 : end].strip() if 0 <= start < end else line[8:].strip()
-
-
-def _printable(text: str) -> bytes:
-    return "".join(mark if " " <= mark <= "~" else "?" for mark in text)[:200].encode()

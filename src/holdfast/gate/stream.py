@@ -22,6 +22,11 @@ def quoted_address(address: bytes) -> str:
     return quote_from_bytes(address, safe="@+=-_.~!/")
 
 
+def printable(text: str) -> bytes:
+    """*text* fit for a line of an answer: ASCII, not too long."""
+    return "".join(mark if " " <= mark <= "~" else "?" for mark in text)[:200].encode()
+
+
 class ProtocolBroken(HoldfastError):
     """The peer sent what the protocol does not know: the session ends."""
 

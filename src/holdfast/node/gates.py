@@ -62,9 +62,8 @@ class Gate:
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigurationError."""
         gate = settings.gate
-        self._places = {
-            name: Place.parse(text) for name, text in (("lmtp_fd", gate.lmtp), ("milter_fd", gate.milter)) if text
-        }
+        places = {"lmtp": gate.lmtp, "milter": gate.milter, "imap": gate.imap, "sieve": gate.sieve, "dav": gate.dav}
+        self._places = {f"{name}_fd": Place.parse(text) for name, text in places.items() if text}
         self._shadows = settings.state / SHADOWS
         self._options = GateOptions(
             machine=settings.machine,
@@ -72,6 +71,9 @@ class Gate:
             barrier_seconds=gate.barrier_seconds,
             parent=os.getpid(),
             lmtp_server=gate.lmtp_server,
+            imap_server=gate.imap_server,
+            sieve_server=gate.sieve_server,
+            dav_server=gate.dav_server,
             journal=str(settings.state / DELIVERIES),
             shadows=str(self._shadows),
             ledger=str(settings.state / LEDGER),

@@ -88,14 +88,32 @@ class GateSettings(_Table, frozen=True):
     milter: str = ""
     """Where Postfix asks before it accepts a message, ``unix:/var/spool/postfix/private/holdfast-milter``; name it in
     ``smtpd_milters`` and ``non_smtpd_milters``. Empty: what is in the queue is on this machine only."""
+    imap: str = ""
+    """Where Dovecot's login service hands its clients over, ``127.0.0.1:1144``. Empty: what users file, flag and save
+    is answered before the log has it. docs/concepts/imap-gate.md has Dovecot's side of it."""
+    imap_server: str = "127.0.0.1:1145"
+    """Dovecot's IMAP, behind the gate."""
+    sieve: str = ""
+    """The same for ManageSieve, ``127.0.0.1:4191``."""
+    sieve_server: str = "127.0.0.1:4192"
+    dav: str = ""
+    """Where CalDAV and CardDAV clients, or the web server before them, are let in, ``127.0.0.1:5233``."""
+    dav_server: str = "127.0.0.1:5232"
+    """Radicale, behind the gate."""
     barrier_seconds: float = 30.0
-    """How long a delivery or a message waits for the log before it is answered "later" (451)."""
+    """How long the log is waited for: then a delivery or a message is answered "later" (451), an IMAP or ManageSieve
+    connection closed, and a DAV request answered 504."""
     ledger_days: float = 30.0
     """The ledger (what became of each message, docs/concepts/ledger.md) keeps so much,"""
     ledger_bytes: int = 1024**3
     """and no more than this."""
     ledger_subjects: bool = False
     """Whether the ledger keeps the subjects of messages. They tell of people; nothing here needs them."""
+
+    @property
+    def used(self) -> bool:
+        """Whether any gate is on."""
+        return bool(self.lmtp or self.milter or self.imap or self.sieve or self.dav)
 
 
 class FailoverSettings(_Table, frozen=True):
