@@ -15,13 +15,18 @@ import pytest
 from blake3 import blake3
 
 from holdfast.drill.lab.tools import wait_until
-from holdfast.gate.accept import ShadowMilter
+from holdfast.gate.accept import Foreign, ShadowMilter
 from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import Place, listening_at
-from holdfast.gate.shadows import Shadows, read_shadow
+from holdfast.gate.shadow_files import FileShadows
+from holdfast.gate.shadow_stream import StreamShadows
+from holdfast.gate.shadows import Shadow, ShadowStore
 from holdfast.ledger.book import Book, Limits, read
 from holdfast.ledger.states import Ledger, State
+from holdfast.log import side as side_port
+from holdfast.log.port import LogUnavailable
+from holdfast.log.side_memory import MemorySide
 from holdfast.mail.commands import SystemCommands
 from tests.gate.test_serve import Barrier, words
 from tests.mail.boxes import PostfixBox, free_port
@@ -62,7 +67,20 @@ def box() -> Iterator[Box]:
 async def milter(
     box: Box, directory: Path, machine: str, barrier: Barrier, book: Book | None = None
 ) -> AsyncIterator[ShadowMilter]:
-    made = ShadowMilter(Shadows(directory, machine), box.queue, SharedBarrier(barrier), book)
+    async with milter_with(box, FileShadows(directory, machine, SharedBarrier(barrier).wait), book) as made:
+        yield made
+
+
+@asynccontextmanager
+async def milter_with(
+    box: Box,
+    store: ShadowStore,
+    book: Book | None = None,
+    relays: frozenset[str] = frozenset(),
+    *,
+    adopts_at_start: bool = True,
+) -> AsyncIterator[ShadowMilter]:
+    made = ShadowMilter(store, box.queue, book, relays=relays, adopts_at_start=adopts_at_start)
     await made.start(listening_at(Place("", "127.0.0.1", box.milter_port)))
     try:
         yield made
@@ -108,13 +126,14 @@ def test_a_message_is_accepted_when_its_shadow_is_in_the_log_and_the_shadow_goes
             barrier.holds.clear()
             answer = asyncio.create_task(asyncio.to_thread(hand_in, box, "first"))
             await barrier.reached.wait()
-            (shadow,) = made.shadows.standing()
+            (shadow,) = await made.store.standing()
+            path = tmp_path / shadow.name
             assert not answer.done()
             barrier.holds.set()
             assert (await answer)[0] == 250
             assert shadow.machine == "main"
             assert shadow.queue_id in box.queue.ids()
-            envelope, message = read_shadow(shadow.path)
+            envelope, message = await made.store.read(shadow)
             assert (envelope.sender, envelope.recipients) == (
                 "a@outside.example",
                 RECIPIENTS,
@@ -122,9 +141,9 @@ def test_a_message_is_accepted_when_its_shadow_is_in_the_log_and_the_shadow_goes
             head = f"Holdfast-Delivery: {shadow.delivery}\r\nFrom: a@outside.example\r\nSubject: first\r\n folded\r\n"
             assert message.startswith(head.encode())
             assert message.endswith(b"\r\n\r\n" + BODY.encode())
-            await until(lambda: made.counts.settled == 0 and shadow.path.exists(), "a second look")
+            await until(lambda: made.counts.settled == 0 and path.exists(), "a second look")
             await box.queue.throw_out([shadow.queue_id])  # as if it had been delivered
-            await until(lambda: not shadow.path.exists(), "settling")
+            await until(lambda: not path.exists(), "settling")
             assert list(tmp_path.iterdir()) == []
 
     played(play)
@@ -138,7 +157,7 @@ def test_what_the_log_does_not_take_is_not_accepted(box: Box, tmp_path: Path) ->
             code, said = await asyncio.to_thread(hand_in, box, "away")
             assert code == 451
             assert b"the log is away" in said
-            assert list(made.shadows.standing()) == []
+            assert await made.store.standing() == []
 
     played(play)
 
@@ -153,19 +172,19 @@ def test_a_new_primary_puts_what_another_accepted_into_its_queue(box: Box, tmp_p
     async def play() -> None:
         async with milter(box, tmp_path, "main", Barrier()) as made:
             assert (await asyncio.to_thread(hand_in, box, "moved", "<>"))[0] == 250
-            (old,) = made.shadows.standing()
+            (old,) = await made.store.standing()
         async with milter(box, tmp_path, "backup", Barrier()) as made:
             await until(lambda: made.counts.adopted == 1, "adoption")
-            (new,) = made.shadows.standing()
+            (new,) = await made.store.standing()
             assert (new.machine, new.delivery) == ("backup", old.delivery)
             assert new.queue_id != old.queue_id
-            envelope, message = read_shadow(new.path)
+            envelope, message = await made.store.read(new)
             assert (envelope.sender, envelope.recipients) == ("", RECIPIENTS)
             assert message.count(b"Holdfast-Delivery: " + old.delivery.encode()) == 1
             assert message.endswith(b"\r\n\r\n" + BODY.encode())
-        back = Shadows(tmp_path, "main")
-        assert back.taken_from_here() == {old.queue_id}
-        await box.queue.throw_out(back.taken_from_here() & box.queue.ids())
+        back = await FileShadows(tmp_path, "main").taken_from_here()
+        assert back == {old.queue_id}
+        await box.queue.throw_out(back & box.queue.ids())
         assert box.queue.ids() == {new.queue_id}
         await box.queue.throw_out([new.queue_id])
 
@@ -183,7 +202,8 @@ def test_the_ledger_has_what_was_accepted_put_off_queued_again_and_settled(box: 
         async with milter(box, tmp_path / "shadows", "main", barrier, main) as made:
             header = "x\r\nMessage-ID: <1@outside.example>\r\nX-More: y"
             assert (await asyncio.to_thread(hand_in, box, header))[0] == 250
-            (shadow,) = made.shadows.standing()
+            (shadow,) = await made.store.standing()
+            whole = (tmp_path / "shadows" / shadow.name).read_bytes()
             barrier.fails = True
             assert (await asyncio.to_thread(hand_in, box, "later"))[0] == 451
         main.flush()
@@ -196,11 +216,11 @@ def test_the_ledger_has_what_was_accepted_put_off_queued_again_and_settled(box: 
         event = first.accepted[0]
         assert (event.delivery, event.queue, event.to) == (shadow.delivery, shadow.queue_id, RECIPIENTS)
         assert (event.message_id, event.client, event.subject) == ("1@outside.example", "127.0.0.1", "")
-        message = read_shadow(shadow.path)[1].split(b"\r\n", 1)[1]
+        message = whole.partition(b"\n")[2].split(b"\r\n", 1)[1]
         assert (event.digest, event.bytes) == (blake3(message).hexdigest(length=16), len(message))
         async with milter(box, tmp_path / "shadows", "backup", Barrier(), book("backup")) as made:
             await until(lambda: made.counts.adopted == 1, "adoption")
-            (new,) = made.shadows.standing()
+            (new,) = await made.store.standing()
             await box.queue.throw_out([shadow.queue_id, new.queue_id])
             await until(lambda: made.counts.settled == 1, "settling")
         ledger = Ledger(read(place))
@@ -216,8 +236,98 @@ def test_a_header_from_outside_does_not_choose_the_delivery_id(box: Box, tmp_pat
     async def play() -> None:
         async with milter(box, tmp_path, "main", Barrier()) as made:
             assert (await asyncio.to_thread(hand_in, box, "x\r\nHoldfast-Delivery: forged"))[0] == 250
-            (shadow,) = made.shadows.standing()
+            (shadow,) = await made.store.standing()
             assert shadow.delivery != "forged"
             await box.queue.throw_out([shadow.queue_id])
+
+    played(play)
+
+
+def relay_store(side: MemorySide, machine: str, spool: Path) -> StreamShadows:
+    return StreamShadows(side, machine, spool)
+
+
+def test_a_relay_keeps_its_shadows_in_the_stream_and_a_full_stream_is_452(box: Box, tmp_path: Path) -> None:
+    async def play() -> None:
+        side = MemorySide(bytes_max=20_000)
+        async with milter_with(box, relay_store(side, "relay", tmp_path), adopts_at_start=False) as made:
+            assert (await asyncio.to_thread(hand_in, box, "first"))[0] == 250
+            (shadow,) = await made.store.standing()
+            assert shadow.queue_id in box.queue.ids()
+            envelope, message = await made.store.read(shadow)
+            assert envelope.recipients == RECIPIENTS
+            assert message.endswith(b"\r\n\r\n" + BODY.encode())
+            side.bytes_max = 100
+            code, said = await asyncio.to_thread(hand_in, box, "no room")
+            assert code == 452
+            assert b"full" in said
+            side.bytes_max, side.available = 20_000, False
+            assert (await asyncio.to_thread(hand_in, box, "no log"))[0] == 451
+            side.available = True
+            assert (await side.state()).messages == 1
+            await box.queue.throw_out([shadow.queue_id])
+            await until(lambda: made.counts.settled == 1, "settling")
+            assert (await side.state()).messages == 0
+
+    played(play)
+
+
+def test_what_a_refused_message_left_in_the_stream_goes(box: Box, tmp_path: Path) -> None:
+    """The log took it and its answer was lost: it was refused, its sender comes again, and nobody may adopt it."""
+
+    class Answerless(MemorySide):
+        async def publish(self, subject: str, payload: bytes, *, once: str = "") -> side_port.Place:
+            await super().publish(subject, payload, once=once)
+            raise LogUnavailable("no answer", sent=True)
+
+    async def play() -> None:
+        side = Answerless()
+        async with milter_with(box, relay_store(side, "relay", tmp_path), adopts_at_start=False):
+            assert (await asyncio.to_thread(hand_in, box, "answerless"))[0] == 451
+            await until(lambda: side.messages == 0, "it to be gone")
+
+    played(play)
+
+
+def test_the_primary_adopts_what_a_dead_relay_had_and_the_relay_throws_it_out(box: Box, tmp_path: Path) -> None:
+    async def play() -> None:
+        side = MemorySide()
+        relays = relay_store(side, "relay", tmp_path / "relay")
+        async with milter_with(box, relays, adopts_at_start=False):
+            for subject in ("one", "two"):
+                assert (await asyncio.to_thread(hand_in, box, subject))[0] == 250
+        old = await relays.standing()
+        seen_by_main = relay_store(side, "main", tmp_path / "main")
+        async with milter(box, tmp_path / "shadows", "main", Barrier()) as made:
+            await made.adopt([Foreign(shadow, seen_by_main) for shadow in await seen_by_main.standing()])
+            await until(lambda: made.counts.adopted == 2, "adoption")
+            new = await made.store.standing()
+            assert {shadow.delivery for shadow in new} == {shadow.delivery for shadow in old}
+            assert await seen_by_main.standing() == []
+            taken = await relays.taken_from_here()
+            assert taken == {shadow.queue_id for shadow in old}
+            await box.queue.throw_out(taken & box.queue.ids())
+            await relays.thrown_out(taken)
+            assert await relays.taken_from_here() == frozenset()
+            assert box.queue.ids() == {shadow.queue_id for shadow in new}
+            await box.queue.throw_out(box.queue.ids())
+
+    played(play)
+
+
+def test_what_a_relay_hands_on_keeps_its_delivery_id_also_twice_at_once(box: Box, tmp_path: Path) -> None:
+    async def play() -> None:
+        store = FileShadows(tmp_path, "main")
+        async with milter_with(box, store, relays=frozenset({"127.0.0.1"})) as made:
+            text = "relayed\r\nHoldfast-Delivery: 0123abc\r\nX-Other: x"
+            answers = await asyncio.gather(*(asyncio.to_thread(hand_in, box, text) for _ in range(3)))
+            assert [code for code, _ in answers] == [250, 250, 250]
+            shadows: list[Shadow] = await made.store.standing()
+            assert [shadow.delivery for shadow in shadows] == ["0123abc"] * 3
+            for shadow in shadows:
+                _, message = await made.store.read(shadow)
+                assert message.count(b"Holdfast-Delivery:") == 1
+            await box.queue.throw_out([shadow.queue_id for shadow in shadows])
+            await until(lambda: made.counts.settled == 3, "settling of all three")
 
     played(play)

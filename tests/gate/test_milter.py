@@ -56,7 +56,7 @@ def test_messages_are_read_however_they_are_cut(places: list[int]) -> None:
     answer = events.pop(0)
     assert isinstance(answer, Reply)
     version, actions, protocol = struct.unpack(">III", answer.data[5:])
-    assert (version, actions, bool(protocol & 0x80000)) == (6, 1, True)
+    assert (version, actions, bool(protocol & 0x80000)) == (6, 0x21, True)
     assert events == [*EVENTS, *EVENTS, Abort(), Close()]
 
 
@@ -108,3 +108,22 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 def test_answers() -> None:
     assert accept(b"X", b"1").endswith(packet(b"c"))
     assert later("50% full\n250 ok") == packet(b"y", b"451 4.3.0 50%% full?250 ok\0")
+
+
+@pytest.mark.parametrize(
+    ("data", "address"),
+    [
+        (b"relay.example\x006\x00\x19IPv6:2001:DB8::13\0", "2001:db8::13"),
+        (b"relay.example\x006\x00\x192001:db8::13\0", "2001:db8::13"),
+        (b"unknown\0U", ""),
+        (b"", ""),
+    ],
+)
+def test_a_client_is_known_by_its_address(data: bytes, address: str) -> None:
+    events = MilterSession().feed(POSTFIX_OFFERS + packet(b"C", data) + MESSAGE)
+    assert [event.client for event in events if isinstance(event, Begin)] == [address]
+
+
+def test_no_room_is_452_and_anything_else_451() -> None:
+    assert later("away") == packet(b"y", b"451 4.3.0 away\0")
+    assert later("100% full", no_space=True) == packet(b"y", b"452 4.3.1 100%% full\0")

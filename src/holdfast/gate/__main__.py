@@ -29,7 +29,7 @@ from holdfast.gate.options import GateOptions
 from holdfast.gate.passing import PassingGate
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import LmtpGate, Place
-from holdfast.gate.shadows import Shadows
+from holdfast.gate.shadow_files import FileShadows
 from holdfast.gate.sieve import SieveSession
 from holdfast.gate.store import DovecotLookup, PostfixFlush
 from holdfast.ledger.book import Book, Limits
@@ -62,8 +62,12 @@ async def _serve(options: GateOptions) -> None:
             await gate.start(socket.socket(fileno=options.lmtp_fd))
         if options.milter_fd:
             queue = await PostfixQueue.found(SystemCommands())
-            shadows = Shadows(Path(options.shadows), options.machine)
-            milter = ShadowMilter(shadows, queue, barrier, book, subjects=options.ledger_subjects)
+            milter = ShadowMilter(
+                FileShadows(Path(options.shadows), options.machine, barrier.wait),
+                queue,
+                book,
+                subjects=options.ledger_subjects,
+            )
             gates.push_async_callback(milter.stop)
             await milter.start(socket.socket(fileno=options.milter_fd))
         deliveries = bool(options.lmtp_fd or options.milter_fd)

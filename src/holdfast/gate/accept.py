@@ -1,8 +1,11 @@
-"""The shadow milter: Postfix hears that a message is accepted when its shadow is in the log.
+"""The shadow milter: Postfix hears that a message is accepted when its shadow is kept.
 
 Postfix asks here at the end of each message (``smtpd_milters``, ``non_smtpd_milters``), before it answers its client.
-The message gets the header ``Holdfast-Delivery``, its shadow is written, the barrier is waited for; then Postfix hears
-"go on", or 451 when the log does not take it. Shadows go when their queue files have gone.
+The message gets the header ``Holdfast-Delivery``, its shadow is written and kept; then Postfix hears "go on", or 451
+when the log does not take it, 452 when there is no room. Shadows go when their queue files have gone.
+
+What comes from a relay of this site (by its address) keeps the delivery id that the relay gave it: so what a relay
+hands on twice, or hands on after the primary has adopted it, comes to its recipients once.
 
 A machine that has become primary adopts the shadows of others: they go through sendmail(1) into its queue, come by here
 again, and get a shadow of this machine's before the old one is given up.
@@ -15,14 +18,13 @@ import contextlib
 import logging
 import secrets
 import socket
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError, NoSpace
-from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.lmtp import DELIVERY_HEADER
 from holdfast.gate.milter import (
     Abort,
@@ -36,10 +38,11 @@ from holdfast.gate.milter import (
     accept,
     later,
     packet,
+    quarantine,
 )
 from holdfast.gate.noting import Seen, accepted
 from holdfast.gate.queue import PostfixQueue
-from holdfast.gate.shadows import Envelope, Shadow, Shadows, Writing, read_shadow
+from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing
 from holdfast.gate.stream import ProtocolBroken
 from holdfast.ledger.book import Book
 from holdfast.ledger.events import Refused, Settled
@@ -47,9 +50,20 @@ from holdfast.ledger.events import Refused, Settled
 HEADER: Final = b"Holdfast-Delivery"
 SESSIONS_MAX: Final = 500
 SETTLE_SECONDS: Final = 0.5
-ADOPTED_AT_ONCE: Final = 8
+SETTLED_AT_ONCE: Final = 16
+ADOPTED_AT_ONCE: Final = 16
+ADOPTION_SECONDS_MAX: Final = 300.0
+"""From sendmail(1) through pickup(8), which looks every 60 s for what was refused before, to the milter."""
 LOOKS: Final = 2
 """A message that moves from one queue to another while we list them is in neither list; not twice in a row."""
+LEFT_LOOKS: Final = 60
+"""What a refused message may have left is settled at once, and, because it may come to stand there late, again after
+so many looks."""
+LOAD_SECONDS_MAX: Final = 1.0
+LISTING_PAUSES: Final = 20.0
+"""Listing a queue of 20,000 messages takes 0.1 s: no more than a twentieth of the time goes into it."""
+ADOPTED_IDS_MAX: Final = 100_000
+"""Some 10 MB."""
 _log = logging.getLogger("holdfast.gate")
 
 
@@ -62,43 +76,85 @@ class AcceptCounts(Struct):
     adopted: int = 0
 
 
+class Foreign(NamedTuple):
+    """A shadow of another machine, and the store it stands in."""
+
+    shadow: Shadow
+    store: ShadowStore
+
+
+class _Adoption(NamedTuple):
+    foreign: Foreign
+    taken: asyncio.Future[None]
+
+
+class _Standing(NamedTuple):
+    shadow: Shadow
+    looks: int
+    """In how many looks its queue file was absent."""
+
+
 class ShadowMilter:
     """Of one event loop."""
 
     def __init__(
         self,
-        shadows: Shadows,
+        store: ShadowStore,
         queue: PostfixQueue,
-        barrier: SharedBarrier,
         book: Book | None = None,
         *,
         subjects: bool = False,
+        relays: frozenset[str] = frozenset(),
+        adopts_at_start: bool = True,
+        holds: Callable[[], bool] = lambda: False,
     ) -> None:
-        """*book*: the ledger; *subjects*: whether it keeps them."""
-        self.shadows, self.queue, self.barrier, self.book = shadows, queue, barrier, book
+        """*book*: the ledger; *subjects*: whether it keeps them. *relays*: IP addresses of clients whose delivery ids
+        are kept. *adopts_at_start*: what stands there of other machines, because this one took over from them; a relay
+        does not. *holds*: whether messages go on hold in the queue.
+        """
+        self.store, self.queue, self.relays, self.adopts_at_start = store, queue, relays, adopts_at_start
+        self.holds, self.book = holds, book
         self._subjects = subjects
         self.counts = AcceptCounts()
-        self._standing: dict[str, tuple[Shadow, int]] = {}
-        """This machine's, by delivery id, and in how many looks its queue file was absent."""
-        self._adopting: dict[str, Shadow] = {}
-        """Others', that are on their way through the queue of this machine."""
+        self._standing: dict[str, _Standing] = {}
+        """This machine's, by name."""
+        self._left: dict[str, _Standing] = {}
+        """What refused messages may have left; *looks* since then."""
+        self._adopting: dict[str, _Adoption] = {}
+        """Others', by delivery id, that are on their way through the queue of this machine."""
+        self._adopted_ids: dict[str, None] = {}
+        """Ids of what was adopted lately: after a crash in between, a message may come by a second time."""
         self._sessions: set[_Session] = set()
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, listening: socket.socket) -> None:
-        """Serve, settle, and adopt. Raises HoldfastError (the shadows cannot be read)."""
+        """Serve, settle, and adopt what others have left in a store of files. Raises HoldfastError (it is unreadable).
+
+        Where the store cannot be asked yet, because the log is away, it is asked again later.
+        """
         loop = asyncio.get_running_loop()
-        try:
-            for shadow in self.shadows.standing():
-                if shadow.machine == self.shadows.machine:
-                    self._standing[shadow.delivery] = (shadow, 0)
-                else:
-                    self._adopting[shadow.delivery] = shadow
-        except OSError as error:
-            raise HoldfastError(f"{self.shadows.directory}: {error}", hint="Mend the disk, then start again.") from None
         self._server = await loop.create_server(lambda: _Session(self), sock=listening, backlog=SESSIONS_MAX)
-        self._tasks = [loop.create_task(self._settle_all()), loop.create_task(self._adopt_all())]
+        loaded = False
+        try:
+            async with asyncio.timeout(LOAD_SECONDS_MAX):
+                await self._load()
+            loaded = True
+        except TimeoutError:
+            pass
+        except HoldfastError as error:
+            if not error.retry:
+                raise
+        self._tasks.append(loop.create_task(self._settle_all(loaded=loaded)))
+
+    async def _load(self) -> None:
+        standing = await self.store.standing()
+        for shadow in standing:
+            if shadow.machine == self.store.machine:
+                self._standing.setdefault(shadow.name, _Standing(shadow, 0))
+        if self.adopts_at_start:
+            others = [Foreign(shadow, self.store) for shadow in standing if shadow.machine != self.store.machine]
+            self._tasks.append(asyncio.get_running_loop().create_task(self.adopt(others)))
 
     async def stop(self) -> None:
         """Clients without an answer hear 451 from Postfix, and come again."""
@@ -109,6 +165,11 @@ class ShadowMilter:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for session in list(self._sessions):
             session.abort()
+
+    @property
+    def standing(self) -> list[Shadow]:
+        """This machine's."""
+        return [standing.shadow for standing in self._standing.values()]
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -122,32 +183,42 @@ class ShadowMilter:
         return bool(self._adopting)
 
     def adopting(self, delivery: str) -> bool:
-        return delivery in self._adopting
+        return delivery in self._adopting or delivery in self._adopted_ids
 
-    async def keep(self, shadow: Shadow, seen: Seen) -> None:
-        """Wait until *shadow* is in the log. Raises HoldfastError: then it is gone again."""
-        old = self._adopting.get(shadow.delivery)
+    async def keep(self, writing: Writing, shadow: Shadow, seen: Seen, adopts: str = "") -> Shadow:
+        """*shadow* as the ledger is to know it; the one that is kept. Raises HoldfastError: then it is not kept, and
+        what may be left of it goes.
+
+        *adopts*: the delivery id of another machine's shadow that this message is, if it is one.
+        """
+        adoption = self._adopting.get(adopts)
         try:
             if self.book is not None:
-                self.book.note(accepted(self.book, seen, shadow, old, subjects=self._subjects))
-            await self.barrier.wait()
+                before = None if adoption is None else adoption.foreign.shadow
+                self.book.note(accepted(self.book, seen, shadow, before, subjects=self._subjects))
+            shadow = await writing.keep(shadow.queue_id)
         except HoldfastError as error:
             self.counts.later += 1
-            if self.book is not None:
-                at, machine = self.book.now(), shadow.machine
-                told = Refused(
-                    at=at, machine=machine, delivery=shadow.delivery, queue=shadow.queue_id, why=error.message
-                )
-                with contextlib.suppress(NoSpace):
-                    self.book.note(told)
-            self.shadows.settle(shadow)
+            self._note_refused(shadow, error)
+            if writing.left is not None:
+                self._left[writing.left.name] = _Standing(writing.left, 0)
             raise
-        self._standing[shadow.delivery] = (shadow, 0)
+        self._standing[shadow.name] = _Standing(shadow, 0)
         self.counts.shadowed += 1
-        if old is not None:
-            self.shadows.take(old)
-            del self._adopting[shadow.delivery]
-            self.counts.adopted += 1
+        if adoption is not None:
+            await adoption.foreign.store.take(adoption.foreign.shadow)
+            if not adoption.taken.done():
+                adoption.taken.set_result(None)
+                self.counts.adopted += 1
+        return shadow
+
+    def _note_refused(self, shadow: Shadow, error: HoldfastError) -> None:
+        if self.book is None:
+            return
+        at, machine = self.book.now(), shadow.machine
+        told = Refused(at=at, machine=machine, delivery=shadow.delivery, queue=shadow.queue_id, why=error.message)
+        with contextlib.suppress(NoSpace):
+            self.book.note(told)
 
     def opened(self, session: _Session) -> bool:
         if len(self._sessions) >= SESSIONS_MAX:
@@ -160,35 +231,50 @@ class ShadowMilter:
 
     # -- settling and adopting -----------------------------------------------------------------------------------------
 
-    async def _settle_all(self) -> None:
+    async def _settle_all(self, *, loaded: bool) -> None:
+        loop, took = asyncio.get_running_loop(), 0.0
         while True:
-            await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(max(SETTLE_SECONDS, LISTING_PAUSES * took))
+            if not loaded:
+                try:
+                    await self._load()
+                except HoldfastError as error:
+                    _log.error("the shadows cannot be read yet: %s", error)
+                    continue
+                loaded = True
+            await self._settle_left()
             if not self._standing:
                 continue
             before = set(self._standing)  # younger ones may have a queue file that the list does not show yet
+            began = loop.time()
             try:
                 present = await asyncio.to_thread(self.queue.ids)
             except OSError as error:
                 _log.error("the queue cannot be listed, shadows stay: %s", error)
                 continue
-            self._settle(before, present)
+            took = loop.time() - began
+            await self._settle(before, present)
 
-    def _settle(self, before: set[str], present: frozenset[str]) -> None:
+    async def _settle(self, before: set[str], present: frozenset[str]) -> None:
         gone = []
-        for delivery in before:
-            shadow, looks = self._standing[delivery]
+        for name in before:
+            shadow, looks = self._standing[name]
             looks = 0 if shadow.queue_id in present else looks + 1
-            self._standing[delivery] = (shadow, looks)
+            self._standing[name] = _Standing(shadow, looks)
             if looks >= LOOKS:
                 gone.append(shadow)
         try:
             self._note_settled(gone)
-            for shadow in gone:
-                self.shadows.settle(shadow)
-                del self._standing[shadow.delivery]
-                self.counts.settled += 1
-        except (HoldfastError, OSError) as error:
+        except HoldfastError as error:
             _log.error("settled shadows stay for now: %s", error)
+            return
+        for first in range(0, len(gone), SETTLED_AT_ONCE):
+            some = gone[first : first + SETTLED_AT_ONCE]
+            for shadow, settled in zip(some, await asyncio.gather(*map(self._settled, some)), strict=True):
+                if not settled:
+                    return  # the log is away: look again later
+                del self._standing[shadow.name]
+                self.counts.settled += 1
 
     def _note_settled(self, gone: list[Shadow]) -> None:
         """The ledger has it before the shadow goes: what has no shadow any more has a reason. Raises NoSpace."""
@@ -200,27 +286,61 @@ class ShadowMilter:
             self.book.note(told)
         self.book.flush()
 
-    async def _adopt_all(self) -> None:
-        """Put what another machine had accepted and not delivered into this queue."""
+    async def _settle_left(self) -> None:
+        for name, (shadow, looks) in list(self._left.items()):
+            if looks not in (0, LEFT_LOOKS) or await self._settled(shadow):
+                self._left[name] = _Standing(shadow, looks + 1)
+            if looks >= LEFT_LOOKS:
+                del self._left[name]
+
+    async def _settled(self, shadow: Shadow) -> bool:
+        try:
+            await self.store.settle(shadow)
+        except HoldfastError as error:
+            _log.error("a settled shadow cannot be removed yet: %s", error)
+            return False
+        return True
+
+    async def adopt(self, shadows: Iterable[Foreign]) -> None:
+        """Put what other machines had accepted and not delivered into this queue; returns when all are there, with
+        shadows of this machine's own."""
         places = asyncio.Semaphore(ADOPTED_AT_ONCE)
 
-        async def adopt(shadow: Shadow) -> bool:
+        async def adopt(foreign: Foreign) -> bool:
             async with places:
-                return await self._adopted(shadow)
+                return await self._adopted(foreign)
 
-        waiting = list(self._adopting.values())
+        waiting = list(shadows)
         while waiting:
-            done = await asyncio.gather(*(adopt(shadow) for shadow in waiting))
-            waiting = [shadow for shadow, adopted in zip(waiting, done, strict=True) if not adopted]
-            await asyncio.sleep(SETTLE_SECONDS)
+            # Of two with one id, one after the other: by its id alone the milter knows what it adopts.
+            first = {foreign.shadow.delivery: foreign for foreign in reversed(waiting)}
+            done = await asyncio.gather(*map(adopt, first.values()))
+            finished = {foreign for foreign, adopted in zip(first.values(), done, strict=True) if adopted}
+            waiting = [foreign for foreign in waiting if foreign not in finished]
+            if waiting:
+                await asyncio.sleep(0 if finished else SETTLE_SECONDS)
 
-    async def _adopted(self, shadow: Shadow) -> bool:
+    async def _adopted(self, foreign: Foreign) -> bool:
+        """False: it is to be tried again."""
+        shadow = foreign.shadow
+        adoption = _Adoption(foreign, asyncio.get_running_loop().create_future())
         try:
-            envelope, message = await asyncio.to_thread(read_shadow, shadow.path)
+            envelope, message = await foreign.store.read(shadow)
+            self._adopting[shadow.delivery] = adoption
             await self.queue.put(envelope, message)
-        except (HoldfastError, OSError) as error:
+            async with asyncio.timeout(ADOPTION_SECONDS_MAX):
+                await adoption.taken
+        except TimeoutError:
+            _log.error("%s, accepted by %s, has not passed Postfix yet", shadow.delivery, shadow.machine)
+            return False
+        except HoldfastError as error:
             _log.error("%s, accepted by %s, is not in the queue yet: %s", shadow.delivery, shadow.machine, error)
-            return isinstance(error, HoldfastError) and not error.retry
+            return not error.retry
+        finally:
+            self._adopting.pop(shadow.delivery, None)
+            self._adopted_ids[shadow.delivery] = None  # however it ended: it may still come by
+            if len(self._adopted_ids) > ADOPTED_IDS_MAX:
+                del self._adopted_ids[next(iter(self._adopted_ids))]
         _log.info("%s, accepted by %s, is in the queue here", shadow.delivery, shadow.machine)
         return True
 
@@ -236,7 +356,8 @@ class _Session(asyncio.Protocol):
         """Header fields until the first byte of content, or the end: the delivery id may be among them."""
         self._begin: Begin | None = None
         self._writing: Writing | None = None
-        self._adopted = False
+        self._delivery = ""
+        self._has_id = False
         self._digest = blake3()
         self._bytes = 0
         self._failure: HoldfastError | None = None
@@ -268,7 +389,7 @@ class _Session(asyncio.Protocol):
         match event:
             case Begin():
                 self._drop()
-                self._begin, self._head, self._failure, self._adopted = event, [], None, False
+                self._begin, self._head, self._failure = event, [], None
                 self._digest, self._bytes = blake3(), 0
             case Header(name, value):
                 self._head.append(name + b":" + value + b"\r\n")
@@ -297,21 +418,33 @@ class _Session(asyncio.Protocol):
             self._writing.drop()
             self._writing = None
 
-    def _open(self) -> Writing:
-        assert self._begin is not None
-        delivery = ""
+    @property
+    def _of_relay(self) -> bool:
+        return self._begin is not None and self._begin.client in self._milter.relays
+
+    def _known_delivery(self) -> str:
+        """The id that a machine of this site has given the message before; empty when none has.
+
+        The uppermost counts: lower ones were there before the message came to this site.
+        """
         for line in self._head:
             name, _, value = line.partition(b":")
-            if name.strip().lower() == DELIVERY_HEADER and self._milter.adopting(
-                value.strip().decode("ascii", "replace")
-            ):
-                delivery, self._adopted = value.strip().decode("ascii"), True
-        delivery = delivery or secrets.token_hex(16)
+            if name.strip().lower() == DELIVERY_HEADER:
+                found = value.strip().decode("ascii", "replace")
+                known = self._of_relay or self._milter.adopting(found)
+                return found if known and DELIVERY.fullmatch(found) else ""
+        return ""
+
+    def _open(self) -> Writing:
+        assert self._begin is not None
+        known = self._known_delivery()
+        self._has_id = bool(known)
+        self._delivery = known or secrets.token_hex(16)
         envelope = Envelope.of(self._begin.sender, self._begin.recipients)
-        writing = self._milter.shadows.write(delivery, envelope)
+        writing = self._milter.store.write(self._delivery, envelope)
         self._writing = writing
-        if not self._adopted:
-            writing.write(HEADER + b": " + delivery.encode() + b"\r\n")
+        if not self._has_id:
+            writing.write(HEADER + b": " + self._delivery.encode() + b"\r\n")
         head = b"".join(self._head) + b"\r\n"
         writing.write(head)
         self._digest.update(head)
@@ -329,36 +462,28 @@ class _Session(asyncio.Protocol):
 
     def _finish(self, queue_id: str) -> None:
         self._write(b"")
-        if self._writing is None:
+        writing, self._writing = self._writing, None
+        if writing is None:
             assert self._failure is not None
             self._refuse(self._failure)
             return
-        try:
-            shadow = self._writing.finish(queue_id)
-        except HoldfastError as error:
-            self._drop()
-            self._refuse(error)
-            return
-        self._writing = None
         assert self._begin is not None
         seen = Seen(self._begin, tuple(self._head), self._digest.hexdigest(length=16), self._bytes)
-        self._spawn(self._keep(shadow, seen))
+        shadow = Shadow("", self._milter.store.machine, queue_id, self._delivery)
+        self._task = asyncio.get_running_loop().create_task(self._keep(writing, shadow, seen))
 
     def _refuse(self, error: HoldfastError) -> None:
         _log.error("a message was not accepted: %s", error)
-        self._send(later(error.message))
+        self._send(later(error.message, no_space=isinstance(error, NoSpace)))
 
-    async def _keep(self, shadow: Shadow, seen: Seen) -> None:
+    async def _keep(self, writing: Writing, shadow: Shadow, seen: Seen) -> None:
+        delivery, has_id = shadow.delivery, self._has_id
         try:
-            await self._milter.keep(shadow, seen)
+            await self._milter.keep(writing, shadow, seen, delivery if has_id and not self._of_relay else "")
         except HoldfastError as error:
+            writing.drop()
             self._refuse(error)
         else:
-            adopted = packet(b"c")
-            self._send(adopted if self._adopted else accept(HEADER, shadow.delivery.encode()))
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        async def run() -> None:
-            await work
-
-        self._task = asyncio.get_running_loop().create_task(run())
+            if self._milter.holds():
+                self._send(quarantine("held by order: holdfast relay drain"))
+            self._send(packet(b"c") if has_id else accept(HEADER, delivery.encode()))

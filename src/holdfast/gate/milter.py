@@ -21,6 +21,8 @@ RECIPIENTS_MAX: Final = 10_000
 HEADER_BYTES_MAX: Final = 1024 * 1024
 
 _ADD_HEADERS: Final = 0x01
+_QUARANTINE: Final = 0x20
+_ACTIONS: Final = _ADD_HEADERS | _QUARANTINE
 _NO_HELO, _NO_UNKNOWN = 0x02, 0x100
 _NO_REPLY: Final = 0x80 | 0x1000 | 0x4000 | 0x8000 | 0x10000 | 0x40000 | 0x80000
 """NR_HDR, NR_CONN, NR_MAIL, NR_RCPT, NR_DATA, NR_EOH, NR_BODY."""
@@ -87,10 +89,16 @@ def accept(header: bytes, value: bytes) -> bytes:
     return insert + packet(b"c")
 
 
-def later(text: str) -> bytes:
-    """Refuse for now: 451 4.3.0 and *text*."""
+def quarantine(reason: str) -> bytes:
+    """Before :func:`accept`: the message goes on hold in Postfix's queue."""
+    return packet(b"q", reason.encode("ascii") + b"\0")
+
+
+def later(text: str, *, no_space: bool = False) -> bytes:
+    """Refuse for now: 451 4.3.0 and *text*; 452 4.3.1 when there is *no_space*."""
+    code = "452 4.3.1" if no_space else "451 4.3.0"
     said = "".join(mark if " " <= mark <= "~" else "?" for mark in text)[:200].replace("%", "%%")
-    return packet(b"y", f"451 4.3.0 {said}".encode() + b"\0")
+    return packet(b"y", f"{code} {said}".encode() + b"\0")
 
 
 class MilterSession:
@@ -173,10 +181,10 @@ class MilterSession:
         if len(data) < 12:
             raise ProtocolBroken("the negotiation is cut short")
         version, actions, protocol = struct.unpack_from(">III", data)
-        if version < VERSION or not actions & _ADD_HEADERS or protocol & _NO_REPLY != _NO_REPLY:
+        if version < VERSION or actions & _ACTIONS != _ACTIONS or protocol & _NO_REPLY != _NO_REPLY:
             raise ProtocolBroken(f"milter protocol {version}: set `milter_protocol = 6` in main.cf")
         self._negotiated = True
-        return packet(b"O", struct.pack(">III", VERSION, _ADD_HEADERS, protocol & _WANTED_PROTOCOL))
+        return packet(b"O", struct.pack(">III", VERSION, _ACTIONS, protocol & _WANTED_PROTOCOL))
 
     def _note_macros(self, data: bytes) -> None:
         fields = data[1:].split(b"\0")
@@ -207,9 +215,14 @@ class MilterSession:
 
 
 def _address_of(data: bytes) -> str:
-    """The client's address out of a connect packet: its name, NUL, a family, a port (2 bytes), the address, NUL."""
-    _, _, rest = data.partition(b"\0")
-    return rest[3:].rstrip(b"\0").decode("ascii", "replace") if rest[:1] in (b"4", b"6") else ""
+    """The client's address out of a connect packet: its name, NUL, a family, a port (2 bytes), the address, NUL.
+
+    Postfix writes ``IPv6:`` before those.
+    """
+    rest = data.partition(b"\0")[2]
+    if rest[:1] not in (b"4", b"6"):
+        return ""
+    return rest[3:].rstrip(b"\0").decode("ascii", "replace").removeprefix("IPv6:").lower()
 
 
 def _first(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from holdfast.errors import HoldfastError
 from holdfast.gate.queue import PostfixQueue
-from holdfast.gate.shadows import standing_in
+from holdfast.gate.shadow_files import standing_in
 from holdfast.ledger.report import Surviving
 from holdfast.mail.port import Commands
 

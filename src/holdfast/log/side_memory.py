@@ -24,6 +24,10 @@ class MemorySide:
         self._last = BEFORE_FIRST
         self._once: dict[str, Place] = {}
 
+    @property
+    def messages(self) -> int:
+        return len(self._messages)
+
     def _stored_bytes(self) -> int:
         return sum(len(message.payload) for message in self._messages.values())
 

@@ -20,7 +20,7 @@ from holdfast.errors import HoldfastError
 from holdfast.gate.options import GateOptions
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import Place, listening_at
-from holdfast.gate.shadows import PART, Shadows
+from holdfast.gate.shadow_files import PART, FileShadows
 from holdfast.mail.commands import SystemCommands
 from holdfast.node.settings import Settings
 from holdfast.trees.spec import TreeSpec
@@ -101,7 +101,7 @@ class Gate:
         """Throw out of this machine's queue what another has taken over meanwhile. Raises HoldfastError, OSError."""
         if "milter_fd" not in self._places or not self._shadows.is_dir():
             return
-        taken = Shadows(self._shadows, self._options.machine).taken_from_here()
+        taken = await FileShadows(self._shadows, self._options.machine).taken_from_here()
         if taken:
             queue = await PostfixQueue.found(SystemCommands())
             await queue.throw_out(taken & await asyncio.to_thread(queue.ids))

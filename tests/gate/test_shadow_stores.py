@@ -1,0 +1,96 @@
+"""What every store of shadows does, be it files or a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import HoldfastError
+from holdfast.gate.shadow_files import FileShadows
+from holdfast.gate.shadow_stream import PART_BYTES, StreamShadows
+from holdfast.gate.shadows import Envelope, ShadowStore
+from holdfast.log.side_memory import MemorySide
+from tests.gate.test_accept import played
+
+ENVELOPE = Envelope.of(b"<s\xe9nder@outside.example>", (b"<a@example.org>", b'<"b c"@example.org>'))
+Open = Callable[[str], ShadowStore]
+
+
+@pytest.fixture(params=["files", "stream"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """The store as a machine of that name has it."""
+    if request.param == "files":
+        return lambda machine: FileShadows(tmp_path, machine)
+    side = MemorySide()
+    return lambda machine: StreamShadows(side, machine, tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000, PART_BYTES, PART_BYTES + 1, 9 * PART_BYTES + 17])
+def test_what_is_kept_is_read_back_exactly(open_store: Open, size: int) -> None:
+    async def play() -> None:
+        store = open_store("relay")
+        content = bytes(range(256)) * (size // 256) + b"\n" * (size % 256)
+        writing = store.write("abc123", ENVELOPE)
+        for first in range(0, size, 65_535):
+            writing.write(content[first : first + 65_535])
+        shadow = await writing.keep("4XyZ1abc")
+        assert (shadow.machine, shadow.queue_id, shadow.delivery) == ("relay", "4XyZ1abc", "abc123")
+        assert await open_store("main").standing() == [shadow]
+        assert await open_store("main").read(shadow) == (ENVELOPE, content)
+        assert ENVELOPE.sender_text().encode("utf-8", "surrogateescape") == b"s\xe9nder@outside.example"
+        await store.settle(shadow)
+        await store.settle(shadow)
+        assert await store.standing() == []
+        with pytest.raises(HoldfastError):
+            await store.read(shadow)
+
+    played(play)
+
+
+def test_what_is_dropped_or_has_no_queue_id_does_not_stand(open_store: Open) -> None:
+    async def play() -> None:
+        store = open_store("relay")
+        dropped = store.write("dropped", ENVELOPE)
+        dropped.write(b"x" * 200_000)
+        dropped.drop()
+        nameless = store.write("nameless", ENVELOPE)
+        with pytest.raises(HoldfastError, match="queue id"):
+            await nameless.keep("")
+        nameless.drop()
+        assert await store.standing() == []
+
+    played(play)
+
+
+def test_what_another_takes_is_marked_for_the_first(open_store: Open) -> None:
+    async def play() -> None:
+        store = open_store("relay")
+        shadows = []
+        for delivery, queue_id in (("one", "4Queue1"), ("two", "4Queue2")):
+            writing = store.write(delivery, ENVELOPE)
+            writing.write(b"content")
+            shadows.append(await writing.keep(queue_id))
+        await open_store("main").take(shadows[0])
+        assert await store.standing() == [shadows[1]]
+        assert await store.taken_from_here() == {"4Queue1"}
+        assert await open_store("main").taken_from_here() == frozenset()
+        await store.thrown_out(["4Queue1"])
+
+    played(play)
+
+
+def test_parts_of_what_came_to_no_end_are_forgotten(tmp_path: Path) -> None:
+    async def play() -> None:
+        side = MemorySide()
+        await side.publish(
+            "relay.whole.0", b'{"sender":"","recipients":[],"queue_id":"4a","parts":1,"at":0,"bytes":1}\n'
+        )
+        for subject in ("relay.whole.1", "relay.torn.1", "relay.torn.2", "relay2.torn.1"):
+            await side.publish(subject, b"x")
+        await StreamShadows(side, "relay", tmp_path).forget_unfinished()
+        left = [message.subject async for message in side.read()]
+        assert left == ["relay.whole.0", "relay.whole.1", "relay2.torn.1"]
+
+    played(play)
