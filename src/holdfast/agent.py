@@ -40,6 +40,7 @@ from holdfast.mail.commands import SystemCommands
 from holdfast.mail.site import MailSite
 from holdfast.memory import keep_freed
 from holdfast.node.address import Addresses
+from holdfast.node.address_command import CommandedAddresses
 from holdfast.node.alarms import Alarms
 from holdfast.node.control import Control
 from holdfast.node.enrol import Folder
@@ -164,14 +165,30 @@ def _only_agent(settings: Settings) -> IO[str]:
     return lock
 
 
-def _serving(settings: Settings) -> Serving:
+def _addresses(settings: Settings) -> Addresses | CommandedAddresses:
+    service = settings.service
+    if service.command:
+        given = (service.command, service.addresses, service.command_seconds, settings.outside_environment)
+        return CommandedAddresses(*given)
     lease = ADDRESS_SECONDS if settings.failover.policy == "automatic" else None
+    return Addresses(service.interface, service.addresses, lease_seconds=lease)
+
+
+def _serving(settings: Settings) -> Serving:
+    service = settings.service
     return Serving(
         lambda: MailSite(settings.mail, SystemCommands()),
-        Addresses(settings.service.interface, settings.service.addresses, lease_seconds=lease),
+        _addresses(settings),
         ServedFile(
             settings.run,
-            Served(settings.service.interface, settings.service.addresses, msgspec.to_builtins(settings.mail)),
+            Served(
+                service.interface,
+                service.addresses,
+                msgspec.to_builtins(settings.mail),
+                service.command,
+                service.command_seconds,
+                tuple(settings.outside_environment.items()),
+            ),
         ),
         Gate(settings) if settings.gate.used else None,
     )

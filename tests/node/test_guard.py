@@ -46,7 +46,8 @@ class ThreeNodes(TwoNodes):
     machines = (*TwoNodes.machines, MachineSettings(name="relay", role="relay", address="192.0.2.13"))
     failover = FailoverSettings(policy="automatic", takeovers_max=2)
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, failover: FailoverSettings) -> None:
+        self.failover = failover
         super().__init__(base / "unused")
         self.main, self.backup, self.relay = (Guarded(self, name, base / name) for name in ("main", "backup", "relay"))
 
@@ -67,9 +68,13 @@ class ThreeNodes(TwoNodes):
         return self.main, self.backup, self.relay
 
 
-def run(base: Path, scenario: Callable[[Guarded, Guarded, Guarded], Awaitable[None]]) -> None:
+def run(
+    base: Path,
+    scenario: Callable[[Guarded, Guarded, Guarded], Awaitable[None]],
+    failover: FailoverSettings = ThreeNodes.failover,
+) -> None:
     async def whole() -> None:
-        nodes = ThreeNodes(base)
+        nodes = ThreeNodes(base, failover)
         try:
             await nodes.up()
             await scenario(*nodes.all)
@@ -168,6 +173,26 @@ def test_a_record_that_comes_after_the_votes_means_new_votes(tmp_path: Path) -> 
         await main.site.assert_equal()
 
     run(tmp_path, scenario)
+
+
+def test_without_the_fencing_commands_proof_nobody_is_promoted_and_a_person_is_asked(tmp_path: Path) -> None:
+    program = tmp_path / "switch"
+    program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\necho said; test $1 = fence -o -e {tmp_path}/off\n')
+    program.chmod(0o755)
+
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        main.hear_nothing_from()
+        await wait_until(lambda: bool(backup.node.not_fenced), lambda: f"{backup.node.decided}")
+        assert "no automatic takeover: main was not proven to be off" in await backup.warnings()
+        assert backup.node.epoch == 1
+        (tmp_path / "off").touch()
+        await wait_until(lambda: backup.serves, lambda: f"backup: {backup.node.decided}")
+        assert backup.said("the old primary is fenced: main: said")
+        await wait_until(lambda: not backup.node.not_fenced, lambda: backup.node.not_fenced)
+
+    failover = FailoverSettings(policy="automatic", fence_command=(str(program),), fence_seconds=0.6)
+    run(tmp_path / "site", scenario, failover)
+    assert "fence main 192.0.2.11" in (tmp_path / "calls").read_text()
 
 
 def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_knows_of_it(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ class AddressFailed(HoldfastError):
 class Addresses:
     """The service addresses of this machine's interface."""
 
+    by_command: Final = False
+    problem: Final = ""
+
     def __init__(self, interface: str, addresses: Sequence[str], *, lease_seconds: int | None = None) -> None:
         """*lease_seconds*: the kernel takes an address away that was not renewed for so long; None: it keeps it."""
         self.lease_seconds = lease_seconds
@@ -42,6 +45,15 @@ class Addresses:
         """Which of them this machine has, with whatever prefix length. Raises AddressFailed."""
         have = {there.ip for there in self._present()}
         return tuple(address for address in self.addresses if address.ip in have)
+
+    def missing(self) -> tuple[str, ...]:
+        """Those that are not here. Raises AddressFailed."""
+        held = self.held()
+        return tuple(str(address) for address in self.addresses if address not in held)
+
+    def let_go(self) -> None:
+        """What can be done at once so that clients are not led here: all of it. Raises as :meth:`release`."""
+        self.release()
 
     def _present(self) -> list[Interface]:
         """What the interface has; nothing when there is no such interface."""

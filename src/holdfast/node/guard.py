@@ -19,9 +19,11 @@ from msgspec import Struct
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced
 from holdfast.node import merging
+from holdfast.node.address_command import KEEP_SECONDS, CommandedAddresses
 from holdfast.node.asks import Answers
 from holdfast.node.beats import Beat
 from holdfast.node.failback import Home, against, due
+from holdfast.node.fencing import Fencing
 from holdfast.node.history import Event
 from holdfast.node.node import Decided, Node
 from holdfast.node.operations import Operations
@@ -112,6 +114,9 @@ class Guard:
         self._acting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._proving: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        """Looks whether an address that a program moves is still here."""
+        self._fencing = Fencing(node.world.settings)
         self._round = 0
         """Counts the stops, and the looks at which nobody heard us: a proof begun before one is none after it."""
         self._looked_at = node.world.clocks.steady()
@@ -132,7 +137,7 @@ class Guard:
         self._looking.add_done_callback(self._no_more_looks)
 
     async def stop(self) -> None:
-        for task in (self._looking, self._acting, self._stopping, self._proving):
+        for task in (self._looking, self._acting, self._stopping, self._proving, self._keeping):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -163,6 +168,9 @@ class Guard:
         self._gaps.append(now - self._looked_at)
         self._looked_at = now
         self._listen(now)
+        if node.role is Role.PRIMARY:
+            self._fencing.forget()
+        node.not_fenced = self._fencing.problem
         still_serving = node.world.serving.on and node.primary_name in (None, self.rules.me)
         if node.role is Role.PRIMARY or (node.role is Role.WAITING and still_serving):
             self._as_primary(now)
@@ -229,6 +237,11 @@ class Guard:
 
     def _renew(self, now: float) -> None:
         addresses = self._node.world.serving.addresses
+        if isinstance(addresses, CommandedAddresses):
+            if now - self._renewed_at >= KEEP_SECONDS and self._keeping is None and self._node.world.serving.on:
+                self._renewed_at = now
+                self._keeping = asyncio.create_task(self._keep(addresses))
+            return
         if now - self._renewed_at < RENEW_EVERY_SECONDS or not self._node.world.serving.on:
             return
         self._renewed_at = now
@@ -242,13 +255,23 @@ class Guard:
                 self._announced_at = now
                 self._node.world.history.record("the service address could not be renewed", error.message)
 
+    async def _keep(self, addresses: CommandedAddresses) -> None:
+        before = addresses.problem
+        try:
+            await asyncio.to_thread(addresses.renew)
+        except HoldfastError as error:
+            if error.message != before:
+                self._node.world.history.record("the service address could not be kept", error.message)
+        finally:
+            self._keeping = None
+
     def _stop_serving(self, reason: str, now: float) -> None:
-        """The address goes before this returns."""
+        """The address goes before this returns, where it is this machine's to give."""
         node = self._node
         self._round += 1
         node.held, node.proved = reason, False
         with contextlib.suppress(HoldfastError):  # the fence tries it again, and says so
-            node.world.serving.addresses.release()
+            node.world.serving.addresses.let_go()
         confirmed = node.beats.hearing.confirmed_seconds(now)
         superseded = superseded_by(self.rules, node.beats.hearing, node.beats.all, int(node.epoch), now)
         node.world.history.record(
@@ -334,6 +357,8 @@ class Guard:
         hearing, beats, me = node.beats.hearing, node.beats.all, self._self()
         row = decide_standby(standby_facts(self.rules, me, hearing, beats, now))
         silent = hearing.silent_seconds(me.primary, now) if me.primary else 0.0
+        if silent < MISSING_SECONDS:
+            self._fencing.forget()
         if node.busy.locked() or self._acting is not None or node.role is Role.YIELDED:
             return
         if self._set(row) and silent >= MISSING_SECONDS and node.guarded:
@@ -414,7 +439,7 @@ class Guard:
         node = self._node
         failure = ""
         try:
-            outcome = await self.operations.takeover(why, confirm=lambda: self.confirm(primary))
+            outcome = await self.operations.takeover(why, confirm=lambda: self._confirm_and_fence(primary))
             failure = outcome.failure
         except HoldfastError as error:
             failure = error.message
@@ -424,6 +449,21 @@ class Guard:
         node.world.history.record("automatic takeover was given up", failure)
         self._rests_until = node.world.clocks.steady() + self._rest_seconds
         self._rest_seconds = min(self._rest_seconds * 2, REST_SECONDS[1])
+
+    async def _confirm_and_fence(self, primary: str) -> None:
+        """Raises Refused: without its proof nobody is promoted, where a fencing command is configured."""
+        await self.confirm(primary)
+        if not self._fencing.configured or self._fencing.proven == primary:
+            return
+        history = self._node.world.history
+        began = self._node.world.clocks.monotonic()
+        try:
+            words = await asyncio.to_thread(self._fencing.prove, primary)
+        except HoldfastError as error:
+            history.record("fencing the old primary failed", error.message)
+            raise
+        seconds = round(self._node.world.clocks.monotonic() - began, 3)
+        history.record("the old primary is fenced", f"{primary}: {words}", seconds=seconds)
 
     # -- votes and pauses --------------------------------------------------------------------------------------------
 

@@ -89,6 +89,8 @@ class Node:
         self.proved = False
         """The log took a record of this machine while others heard it, and they did ever since."""
         self.decided = Decided()
+        self.not_fenced = ""
+        """Why an automatic takeover waits for a person: the fencing command gave no proof. Empty: it does not wait."""
         self.readiness = ReadinessCheck(
             world, lambda: self.role is Role.STANDBY and not self.busy.locked(), self._clocks_ahead
         )

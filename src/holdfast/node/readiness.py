@@ -29,6 +29,7 @@ from holdfast.errors import HoldfastError
 from holdfast.mail.certificates import wrong
 from holdfast.mail.packages import Severity
 from holdfast.node import netlink
+from holdfast.node.address_command import CommandedAddresses
 from holdfast.node.rehearsal import read
 from holdfast.node.world import World
 from holdfast.trees.spec import TreeSpec
@@ -117,13 +118,20 @@ class ReadinessCheck:
     def _of_machine(self) -> Iterator[str]:
         settings = self._world.settings
         service = settings.service
-        if service.addresses:
+        addresses = self._world.serving.addresses
+        if isinstance(addresses, CommandedAddresses):
+            try:
+                if not addresses.missing():
+                    yield "the service address is this machine's, although it does not serve"
+            except HoldfastError as error:
+                yield error.message
+        elif service.addresses:
             try:
                 there = netlink.addresses(service.interface)
             except OSError:
                 yield f"there is no interface {service.interface!r} to carry the service addresses"
                 there = []
-            ours = {address.ip for address in self._world.serving.addresses.addresses}
+            ours = {address.ip for address in addresses.addresses}
             yield from (
                 f"{each.ip} is on this machine, although it does not serve" for each in there if each.ip in ours
             )

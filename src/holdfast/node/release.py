@@ -19,6 +19,7 @@ from holdfast.node.served import Served
 
 if TYPE_CHECKING:
     from holdfast.mail.settings import MailSettings
+    from holdfast.node.address_command import CommandedAddresses
     from holdfast.node.settings import Settings
 
 UNKNOWN_HINT: Final = (
@@ -45,7 +46,7 @@ def release(configuration: Path) -> Released:
     written: Served | None = None
     try:
         written = served.read(run)
-        if written is not None:
+        if written is not None and not written.command:
             _drop(written.interface, written.addresses, began, done)
     except HoldfastError as error:
         failed.append(error)
@@ -57,7 +58,7 @@ def release(configuration: Path) -> Released:
             failed.append(ConfigurationError(error.message, hint=f"{error.hint} {UNKNOWN_HINT}"))
         else:
             remarks.append(f"{error.message} (what was served is known without)")
-    if settings is not None and settings.me.role == "mail":
+    if settings is not None and settings.me.role == "mail" and not settings.service.command:
         try:
             _drop(settings.service.interface, settings.service.addresses, began, done)
         except HoldfastError as error:
@@ -65,6 +66,12 @@ def release(configuration: Path) -> Released:
     for mail in _mail(settings, written, failed):
         try:
             done.append(_stop(mail))
+        except HoldfastError as error:
+            failed.append(error)
+    for command in _commands(settings, written):
+        try:
+            gone = command.release()
+            done.append(f"gave up {', '.join(map(str, gone))} by command" if gone else "the address is not here")
         except HoldfastError as error:
             failed.append(error)
     if not failed:
@@ -77,6 +84,20 @@ def _drop(interface: str, addresses: tuple[str, ...], began: float, done: list[s
     if gone:
         milliseconds = (time.monotonic() - began) * 1000
         done.append(f"gave back {', '.join(map(str, gone))} after {milliseconds:.0f} ms")
+
+
+def _commands(settings: Settings | None, written: Served | None) -> list[CommandedAddresses]:
+    """Where a program moves the addresses: called last, because it may take seconds."""
+    from holdfast.node.address_command import CommandedAddresses
+
+    if written is not None and written.command:
+        given = (written.command, written.addresses, written.command_seconds, dict(written.environment))
+        return [CommandedAddresses(*given)]
+    if settings is not None and settings.me.role == "mail" and settings.service.command:
+        service = settings.service
+        given = (service.command, service.addresses, service.command_seconds, settings.outside_environment)
+        return [CommandedAddresses(*given)]
+    return []
 
 
 def _settings(configuration: Path) -> Settings:

@@ -23,11 +23,14 @@ NAME: Final = "served.json"
 
 
 class Served(NamedTuple):
-    """*mail* is the table ``[mail]``, as builtins."""
+    """*mail* is the table ``[mail]``, as builtins. *command*: what moves the addresses, instead of the interface."""
 
     interface: str
     addresses: tuple[str, ...]
     mail: dict[str, Any]
+    command: tuple[str, ...] = ()
+    command_seconds: float = 0.0
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 class ServedFile:
@@ -59,7 +62,14 @@ def read(run: Path) -> Served | None:
     path = run / NAME
     try:
         value = json.loads(path.read_bytes())
-        return Served(str(value["interface"]), tuple(map(str, value["addresses"])), dict(value["mail"]))
+        return Served(
+            str(value["interface"]),
+            tuple(map(str, value["addresses"])),
+            dict(value["mail"]),
+            tuple(map(str, value.get("command", ()))),
+            float(value.get("command_seconds", 0.0)),
+            tuple((str(name), str(text)) for name, text in value.get("environment", ())),
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,6 +15,7 @@ from holdfast.errors import HoldfastError
 from holdfast.mail.port import ProbeResult
 from holdfast.mail.site import MailSite
 from holdfast.node.address import Addresses
+from holdfast.node.address_command import CommandedAddresses
 from holdfast.node.gates import Gate
 from holdfast.node.served import ServedFile
 
@@ -25,7 +26,7 @@ class Serving:
     def __init__(
         self,
         find_mail: Callable[[], MailSite],
-        addresses: Addresses,
+        addresses: Addresses | CommandedAddresses,
         written: ServedFile | None,
         gate: Gate | None = None,
     ) -> None:
@@ -83,10 +84,10 @@ class Serving:
 
         Raises HoldfastError when it cannot be told.
         """
-        held = await asyncio.to_thread(self.addresses.held)
+        missing = await asyncio.to_thread(self.addresses.missing)
         running = await self.mail.running()
         return (
-            *(str(address) for address in self.addresses.addresses if address not in held),
+            *missing,
             *(name for name, runs in running.items() if not runs),
             *(["the gates"] if self._gate is not None and not self._gate.running else []),
         )
@@ -96,23 +97,35 @@ class Serving:
         results = await asyncio.gather(self.mail.stop(), return_exceptions=True)
         if self._gate is not None:
             await self._gate.stop()
-        await asyncio.to_thread(self.addresses.release)
+        await self._give_up_address()
         self._ended(all_of_it=not any(isinstance(result, BaseException) for result in results))
         _raise_first(results)
 
     async def fence(self) -> None:
         """At once: nobody is served from here any more, whatever it takes."""
         failed: HoldfastError | None = None
-        try:
-            await asyncio.to_thread(self.addresses.release)
-        except HoldfastError as error:
-            failed = error
+        if not self.addresses.by_command:
+            try:
+                await asyncio.to_thread(self.addresses.release)
+            except HoldfastError as error:
+                failed = error
         await self.mail.stop(force=True)
         if self._gate is not None:
             await self._gate.stop()
+        if self.addresses.by_command:
+            await self._give_up_address()
         if failed is not None:
             raise failed
         self._ended(all_of_it=True)
+
+    async def _give_up_address(self) -> None:
+        """After the mail software has ended. Where a program does it, that it failed (a machine that is cut off reaches
+        no provider) stays in ``problem``: nobody is served from here all the same, and who serves next takes it."""
+        try:
+            await asyncio.to_thread(self.addresses.release)
+        except HoldfastError:
+            if not self.addresses.by_command:
+                raise
 
     def _ended(self, *, all_of_it: bool) -> None:
         self._started = False
@@ -120,8 +133,9 @@ class Serving:
             self._written.forget()
 
     async def probe(self) -> list[ProbeResult]:
-        """A real transaction with every service, at every service address (at 127.0.0.1 where there is none)."""
-        addresses = [str(address.ip) for address in self.addresses.addresses] or ["127.0.0.1"]
+        """A real transaction with every service, at every service address (at 127.0.0.1 where there is none here)."""
+        here = () if self.addresses.by_command else self.addresses.addresses  # a cloud's is not on this machine
+        addresses = [str(address.ip) for address in here] or ["127.0.0.1"]
         results = await asyncio.gather(*(self.mail.probe(address) for address in addresses))
         return [result for group in results for result in group]
 

@@ -44,6 +44,11 @@ class ServiceSettings(_Table, frozen=True):
     addresses: tuple[str, ...] = ()
     """With prefix length: ``192.0.2.10/24``, ``2001:db8::10/64``. Only the primary holds them."""
     interface: str = "eth0"
+    command: tuple[str, ...] = ()
+    """A program that moves the addresses, instead of this machine's interface: a cloud's floating address, a name at a
+    DNS provider. Called with ``take``, ``release`` or ``check``, and the addresses. docs/operations/outside.md."""
+    command_seconds: float = 30.0
+    """How long it may take, until ``check`` says that the address is here."""
 
 
 class LogSettings(_Table, frozen=True):
@@ -132,6 +137,11 @@ class FailoverSettings(_Table, frozen=True):
     takeovers_max: int = 3
     """After so many takeovers within ``takeovers_hours`` a person is asked: something else is wrong then."""
     takeovers_hours: float = 1.0
+    fence_command: tuple[str, ...] = ()
+    """A program that switches the old primary off before an automatic takeover: called with ``fence``, then ``check``,
+    its name and its address. Not proven: no takeover, and a person is asked. docs/operations/outside.md."""
+    fence_seconds: float = 30.0
+    """How long that may take, the proof included."""
     rejoin: Literal["automatic", "manual"] = "automatic"
     """Under the policy ``automatic``, whether a machine that was replaced becomes a standby by itself when it is back.
     What only it has is kept aside and listed either way."""
@@ -225,6 +235,11 @@ class Settings(_Table, frozen=True):
         return self.machine == (self.first_primary or self.mail_machines[0].name)
 
     @property
+    def outside_environment(self) -> dict[str, str]:
+        """What programs that reach outside are told of where they run."""
+        return {"HOLDFAST_SITE": self.site, "HOLDFAST_MACHINE": self.machine, "HOLDFAST_ADDRESS": self.me.address}
+
+    @property
     def state(self) -> Path:
         return Path(self.state_directory)
 
@@ -284,8 +299,14 @@ def _checked(settings: Settings, source: str) -> Settings:
         raise wrong("log.embedded = false needs log.servers", 'Write servers = ["tls://host:4222"].')
     if settings.alarms.webhook and not settings.alarms.webhook.startswith(("https://", "http://")):
         raise wrong(f"alarms.webhook = {settings.alarms.webhook!r} is no web address", "Write https://...")
-    if settings.alarms.command and not settings.alarms.command[0].startswith("/"):
-        raise wrong(f"alarms.command: {settings.alarms.command[0]!r} is no whole path", "Write it from / on.")
+    programs = {
+        "alarms.command": settings.alarms.command,
+        "service.command": settings.service.command,
+        "failover.fence_command": settings.failover.fence_command,
+    }
+    for key, command in programs.items():
+        if command and not command[0].startswith("/"):
+            raise wrong(f"{key}: {command[0]!r} is no whole path", "Write it from / on.")
     if settings.failover.policy == "automatic" and len(names) < 3:
         raise wrong(
             'failover.policy = "automatic" with only two machines: when one no longer hears the other, neither can '

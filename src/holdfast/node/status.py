@@ -386,6 +386,11 @@ def _failover_warnings(node: Node) -> list[Warned]:
         warned.append(Warned(f"automatic takeover is paused: {paused}", "When the work is done: `holdfast resume`."))
     if node.guarded and node.decided.order == Order.ASK:
         warned.append(Warned(f"no automatic takeover: {node.decided.reason}", node.decided.advice, "own:no takeover"))
+    if node.not_fenced:
+        what = f"no automatic takeover: {node.not_fenced}"
+        warned.append(Warned(what, "Look at it. If it is off: `holdfast takeover` here.", "own:no takeover"))
+    if problem := node.world.serving.addresses.problem:
+        warned.append(Warned(problem, "It is tried again; docs/operations/outside.md.", "own:address"))
     return warned
 
 

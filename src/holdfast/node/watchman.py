@@ -22,7 +22,9 @@ less than the 0.5 s between the two limits, so two machines never answer when bo
 whole and thawed after a takeover answers for at most ``ANSWER_SECONDS_MAX``, until its agent has looked once. An agent
 frozen alone, its mail software running, renews the address no more, and the kernel takes it away:
 ``ADDRESS_SECONDS_MAX`` after its last confirmed beat at the latest; a takeover comes ``MISSING_SECONDS`` after it at
-the earliest, so two machines may answer for the difference, ``OVERLAP_SECONDS_MAX``.
+the earliest, so two machines may answer for the difference, ``OVERLAP_SECONDS_MAX``. An address that a program moves
+(``[service] command``) the kernel does not take away: a frozen agent's machine answers at it until the new primary has
+taken it, and at no time do two.
 
 Pure: ``guard`` feeds it and does what it says; ``docs/concepts/failover.md`` shows the tables.
 """
