@@ -418,10 +418,10 @@ class LogWriter:
     def changes(self, changes: Iterable[Change], *, more: bool = False) -> LogRecord:
         return self._sealed(FrameKind.CHANGES, pack_changes(tuple(changes)), more)
 
-    def promotion(self, machine: str, epoch: int) -> LogRecord:
+    def promotion(self, machine: str, epoch: int, *, more: bool = False) -> LogRecord:
         self.writer = self.writer._replace(epoch=Epoch(epoch), machine=MachineName(machine))
         packed = pack_promotion(Promotion(MachineName(machine), "test", False))
-        return self._sealed(FrameKind.PROMOTION, packed, False)
+        return self._sealed(FrameKind.PROMOTION, packed, more)
 
     def _sealed(self, kind: FrameKind, packed: bytes, more: bool) -> LogRecord:
         raw = seal(self.writer, self.chain, kind, packed, captured_at_ns=1, more=more)

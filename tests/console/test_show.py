@@ -62,6 +62,8 @@ def status(machines: tuple[MachineView, ...], *warnings: Warned, **more: Any) ->
         log=LogView(True, "", "c0358279ab", 1_000_000, 1_234_567, 19_876_543_210, "relay"),
         lost_if_primary_died_bytes=0,
         lost_if_primary_died="nothing that is captured; what happens within a batch (some milliseconds)",
+        copied_at=0.0,
+        next_copy_at=0.0,
         files=4_812_345,
         bytes=1_234_567_890_123,
         watching="",

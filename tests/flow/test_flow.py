@@ -22,7 +22,7 @@ class Flow(Anything):
     @initialize(handles=st.booleans())
     def begin(self, handles: bool) -> None:
         self.pair = Pair(self.place(), sources=(self.source,), limits=SMALL)
-        self.ground = self.pair  # type: ignore[assignment]
+        self.stand_on(self.pair)  # type: ignore[arg-type]
 
     @rule(frames=st.integers(1, 8))
     def standby_applies(self, frames: int) -> None:

@@ -116,3 +116,31 @@ def test_a_preferred_standby_must_hold_the_mail() -> None:
 def test_the_hour_of_the_failback_is_a_time() -> None:
     assert parse_settings(GOOD.replace("policy = ", 'failback_at = "03:30"\npolicy = '), "x").failover.failback_at
     assert "3:30" in refusal(GOOD.replace("policy = ", 'failback_at = "3:30"\npolicy = '))
+
+
+TWO = GOOD.replace('policy = "automatic"', 'policy = "interval"')
+
+
+def with_copy(lines: str) -> str:
+    return TWO + f"\n[copy]\n{lines}\n" if "[copy]" not in TWO else TWO.replace("[copy]", f"[copy]\n{lines}", 1)
+
+
+@pytest.mark.parametrize("lines", ['at = ["06:00", "14:00"]', "every_hours = 4"])
+def test_copies_at_intervals_are_configured_by_times_or_by_a_distance(lines: str) -> None:
+    assert parse_settings(with_copy(lines), "holdfast.toml").at_intervals
+
+
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        (TWO, "needs one of copy.at and copy.every_hours"),
+        (with_copy('every_hours = 4\nat = ["06:00"]'), "needs one of copy.at and copy.every_hours"),
+        (with_copy('at = ["6:00"]'), "'6:00' is no time"),
+        (with_copy("every_hours = 0.01"), "is not between"),
+        (with_copy("every_hours = 4") + '[gate]\nlmtp = "unix:/x"\n', "between two copies nothing comes into the log"),
+        (with_copy("every_hours = 4").replace('"interval"', '"automatic"'), "every change is copied at once"),
+        (with_copy("every_hours = 4").replace('"interval"', '"manual"'), "every change is copied at once"),
+    ],
+)
+def test_copies_at_intervals_are_refused_where_they_make_no_sense(text: str, because: str) -> None:
+    assert because in refusal(text)

@@ -117,7 +117,7 @@ class Machine:
             machines=site.machines,
             failover=site.failover,
             log=site.log_settings,
-            copy=CopySettings(batch_milliseconds=1.0, durable_seconds=0.2, scrub_hours=0),
+            copy=site.copy,
             mail=mail,
             state_directory=str(base / "state"),
             vaults=site.vaults,
@@ -199,13 +199,15 @@ class TwoNodes:
         MachineSettings(name=name, role="mail", address=f"192.0.2.{number}") for number, name in enumerate(NAMES, 11)
     )
     failover = FailoverSettings()
+    store_type = MemoryLogStore
+    copy = CopySettings(batch_milliseconds=1.0, durable_seconds=0.2, scrub_hours=0)
 
     def __init__(
         self, base: Path, log_settings: LogSettings | None = None, vaults: tuple[VaultSettings, ...] = ()
     ) -> None:
         self.log_settings = log_settings or LogSettings()
         self.vaults = vaults
-        self.store = MemoryLogStore()
+        self.store = self.store_type()
         self.network = MemoryBusNetwork()
         self.key = SegmentKey.generate()
         self.main, self.backup = (Machine(self, name, base / name) for name in NAMES)

@@ -40,24 +40,21 @@ def content(size: int, seed: int) -> bytes:
     return bytes([seed % 251]) * (size // 2) + os.urandom(1) * (size - size // 2)
 
 
-class Anything(RuleBasedStateMachine):
-    source = "inotify"
+class Operations(RuleBasedStateMachine):
+    """What can be done to the files below *root*; things are moved there from *outside*, and back."""
+
+    root: Path
+    outside: Path
 
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
-        self.ground: Ground | None = None
 
     def place(self) -> Path:
         return Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
 
-    @initialize(handles=st.booleans())
-    def begin(self, handles: bool) -> None:
-        self.ground = Ground(self.place(), sources=(self.source,), limits=SMALL)
-
     def at(self, path: str) -> Path:
-        assert self.ground is not None
-        return self.ground.root / path
+        return self.root / path
 
     @rule(path=paths, size=sizes, seed=st.integers(0, 1000))
     def write(self, path: str, size: int, seed: int) -> None:
@@ -119,11 +116,10 @@ class Anything(RuleBasedStateMachine):
     def swap_with_parent(self, path: str) -> None:
         """a/b becomes b/a."""
         inner, outer = self.at(path), self.at(path).parent
-        assert self.ground is not None
-        if outer == self.ground.root or not inner.is_dir():
+        if outer == self.root or not inner.is_dir():
             return
         with suppress(OSError):
-            spare = self.ground.root / "spare"
+            spare = self.root / "spare"
             os.rename(inner, spare)
             os.rename(outer, spare / inner.name)
             os.rename(spare, outer)
@@ -157,15 +153,25 @@ class Anything(RuleBasedStateMachine):
 
     @rule(path=paths, name=names)
     def move_out(self, path: str, name: str) -> None:
-        assert self.ground is not None
         with suppress(OSError):
-            os.rename(self.at(path), self.ground.outside / name)
+            os.rename(self.at(path), self.outside / name)
 
     @rule(path=paths, name=names)
     def move_in(self, path: str, name: str) -> None:
-        assert self.ground is not None
         with suppress(OSError):
-            os.rename(self.ground.outside / name, self.at(path))
+            os.rename(self.outside / name, self.at(path))
+
+
+class Anything(Operations):
+    source = "inotify"
+    ground: Ground | None = None
+
+    @initialize(handles=st.booleans())
+    def begin(self, handles: bool) -> None:
+        self.stand_on(Ground(self.place(), sources=(self.source,), limits=SMALL))
+
+    def stand_on(self, ground: Ground) -> None:
+        self.ground, self.root, self.outside = ground, ground.root, ground.outside
 
     @rule()
     def collect(self) -> None:

@@ -265,6 +265,20 @@ def test_what_happens_during_a_scan_is_logged_during_it(tmp_path: Path) -> None:
     ground.close()
 
 
+def test_a_scan_sees_the_new_attributes_of_what_was_renamed_unseen(tmp_path: Path) -> None:
+    ground = Ground(tmp_path, start=False)
+    file, folder = ground.root / "a", ground.root / "f"
+    file.write_bytes(b"x" * 100)
+    folder.mkdir()
+    ground.scan()
+    for path, to in ((file, ground.root / "b"), (folder, ground.root / "g")):
+        os.setxattr(path, "trusted.holdfast", b"1")
+        os.rename(path, to)
+    ground.scan()
+    ground.check()
+    ground.close()
+
+
 def test_a_scan_finds_again_what_was_renamed_to_where_it_comes_last(tmp_path: Path) -> None:
     """Events are looked at between; they tell nothing of what happened before the watcher started."""
     limits = Limits(settle_seconds=0.0, events_between_seconds=0.0, limbo_seconds=0.0)

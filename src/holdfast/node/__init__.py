@@ -14,6 +14,9 @@ the tree index committed only at positions the log really has. ``primary``, ``st
 that run in those roles; ``keeping`` trims the log, ``scrub`` compares contents in the background, ``errands`` runs
 command outputs and writes the software manifest, ``returned`` names what a replaced primary has and the log has not.
 
+*Copies at intervals.* ``copies`` makes them on the primary (when: ``schedule``), ``whole`` gives a standby the log's
+records a whole copy at a time.
+
 *Between machines.* ``beats``: four times a second, what each says of itself. ``asks``: sealed orders and small answers.
 ``peer``: listings and contents, verify. ``enrol``: how machines become a site.
 

@@ -450,7 +450,7 @@ class _Session:
                 await self._role.follow.reached(applied, timeout_seconds=INDEX_SECONDS_MAX / 2)
                 return await self._role.follow.snapshot()
             assert self._role.capture is not None
-            await self._role.capture.barrier(timeout_seconds=INDEX_SECONDS_MAX / 2)
+            await self._role.barrier(INDEX_SECONDS_MAX / 2)
             return await self._role.capture.snapshot()
 
         return self._wait(settled())

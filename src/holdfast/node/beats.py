@@ -82,6 +82,11 @@ class Beat(Struct, omit_defaults=True):
     """Those this machine feeds."""
     trees: str = ""
     """The primary's set of trees (local.trees_digest): a standby with another set must be seeded again."""
+    policy: str = ""
+    """``[failover] policy``, which must be the same everywhere."""
+    copied_at: float = 0.0
+    """Under the policy ``interval``, seconds since 1970: the primary's last whole copy, a standby's copy as applied."""
+    next_copy_at: float = 0.0
     at: float = 0.0
 
 

@@ -7,6 +7,11 @@ the log is away nothing is lost: events collect in the watcher's bounded dirty s
 The index is committed only when every part handed over is in the log, so the committed index always equals the trees at
 a position the log really has. A crash before that is made good by reading our own records again.
 
+*Copies at intervals* (``at_intervals``): the watcher hears only while a copy is open: from before its scan until a
+barrier after it. All its frames say that more is to come, but for the last, which is empty and closes the copy: what
+the log holds up to there is the trees as they stood at one instant, that frame's time. Between copies nothing is
+watched.
+
 An append that fails for want of a quorum is repeated with the same bytes until it succeeds or another machine's record
 stands in its place. Then (or when the log was replaced or damaged) the pump ends and says so: whoever runs it stops
 serving.
@@ -37,6 +42,8 @@ COMMIT_SECONDS: Final = 1.0
 """A crash makes us read our own records of so long again."""
 STOP_SECONDS_MAX: Final = 4.0
 IDLE_SECONDS: Final = 0.25
+CLOSING_SECONDS: Final = 0.05
+"""A copy's last barrier passes with the next batch: how long that one is waited for."""
 APPEND_RETRY_SECONDS: Final = 0.2
 T = TypeVar("T")
 
@@ -86,7 +93,12 @@ class Capture:
         clock_ns: Callable[[], int],
         monotonic: Callable[[], float],
         on_lost: Callable[[HoldfastError], None],
+        at_intervals: bool = False,
     ) -> None:
+        self._at_intervals = at_intervals
+        self._copying = at_intervals
+        """A copy is open: what is appended is no whole instant. The first one is from the beginning."""
+        self._called = threading.Event()
         self._watcher = watcher
         self._index = index
         self._log = log
@@ -127,6 +139,7 @@ class Capture:
     async def stop(self) -> Chain:
         """End; what was handed over is appended first (unless the log was lost). The place in the log reached."""
         self._stopping.set()
+        self._called.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS_MAX)
             if self._thread.is_alive():  # it waits for a log that is away: what is not in it the next scan finds
@@ -178,10 +191,18 @@ class Capture:
         """Compare everything with the index, and log what differs."""
         await self._in_thread(lambda: self._scan(progress, doubt_since_ns))
 
+    async def open_copy(self, progress: Callable[[ScanProgress], None], doubt_since_ns: int | None) -> None:
+        """Begin a copy, or go on with the open one: hear of everything from now on, and compare everything."""
+        await self._in_thread(lambda: self._or_lost(lambda: self._open_copy(progress, doubt_since_ns)))
+
+    async def close_copy(self) -> CapturedPosition:
+        """End the open copy: it is what the trees are now. Nothing is heard of any more until the next one."""
+        return await self._in_thread(lambda: self._or_lost(self._close_copy))
+
     async def append_promotion(self, promotion: Promotion) -> CapturedPosition:
         """Put a promotion into the log as the next record, before the pump was started."""
         return await self._append_one(
-            _Item(pack_promotion(promotion), False, self._clock_ns(), kind=FrameKind.PROMOTION)
+            _Item(pack_promotion(promotion), self._copying, self._clock_ns(), kind=FrameKind.PROMOTION)
         )
 
     async def append_nothing(self, *, more: bool) -> CapturedPosition:
@@ -189,7 +210,7 @@ class Capture:
 
         *more*: the batch our last record began will not be finished; what is missing of it the scan brings.
         """
-        return await self._append_one(_Item(pack_changes(()), more, self._clock_ns()))
+        return await self._append_one(_Item(pack_changes(()), more or self._copying, self._clock_ns()))
 
     async def _append_one(self, item: _Item) -> CapturedPosition:
         frame = self._seal(item)
@@ -218,6 +239,7 @@ class Capture:
     async def _in_thread(self, run: Callable[[], T]) -> T:
         command = _Command(run)
         self._commands.put(command)
+        self._called.set()
         if self._stopping.is_set() or self._thread is None or not self._thread.is_alive():
             raise self._lost or Unreachable("capturing has stopped")
         result: T = await asyncio.wrap_future(command.future)
@@ -305,13 +327,18 @@ class Capture:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
+                self._called.clear()
                 self._run_commands()
+                if self._at_intervals and not self._copying:
+                    self._called.wait(IDLE_SECONDS)
+                    continue
                 self._hand_over_batch(self._watcher.collect(wait_seconds=IDLE_SECONDS))
                 if self._dirty and self._monotonic() - self._committed_at >= COMMIT_SECONDS:
                     self._commit()
-            self._hand_over_batch(self._watcher.collect(wait_seconds=0))
+            if not self._at_intervals:
+                self._hand_over_batch(self._watcher.collect(wait_seconds=0))
             self._commit()
-            self.clean = True
+            self.clean = not self._at_intervals  # else the trees have moved on since the last copy
         except _Stopped:
             pass
         except apsw.Error as error:
@@ -362,7 +389,7 @@ class Capture:
     def _hand_over_batch(self, parts: Iterable[Part]) -> None:
         captured_at_ns = self._clock_ns()
         for part in parts:
-            self._hand_over(_Item(pack_changes(part.changes), part.more, captured_at_ns))
+            self._hand_over(_Item(pack_changes(part.changes), part.more or self._copying, captured_at_ns))
         cookies = self._watcher.passed_cookies()
         if cookies:
             self._hand_over(_Item(b"", False, captured_at_ns, cookies))
@@ -391,15 +418,46 @@ class Capture:
         self._committed_at = self._monotonic()
 
     def _snapshot(self) -> IndexReader:
-        self._hand_over_batch(self._watcher.collect(wait_seconds=0))
+        if self._copying or not self._at_intervals:
+            self._hand_over_batch(self._watcher.collect(wait_seconds=0))
         self._commit()
         return self._index.reader()
 
     def _scan(self, progress: Callable[[ScanProgress], None], doubt_since_ns: int | None) -> None:
         for part in self._watcher.scan(progress, doubt_since_ns=doubt_since_ns):
-            self._hand_over(_Item(pack_changes(part.changes), part.more, self._clock_ns()))
+            self._hand_over(_Item(pack_changes(part.changes), part.more or self._copying, self._clock_ns()))
             if self._stopping.is_set() and not part.more:
                 raise _Stopped
             if not part.more and self._monotonic() - self._committed_at >= COMMIT_SECONDS:
                 self._commit()
         self._commit()
+
+    def _or_lost(self, run: Callable[[], T]) -> T:
+        """Parts of a copy that fails may be in the index and not in the log: capturing has to begin anew."""
+        try:
+            return run()
+        except HoldfastError as error:
+            self._report_lost(error)
+            raise _Stopped from error
+
+    def _open_copy(self, progress: Callable[[ScanProgress], None], doubt_since_ns: int | None) -> None:
+        if not self._copying:
+            self._watcher.forget()
+            self._watcher.start()
+            self._copying = True
+        self._scan(progress, doubt_since_ns)
+
+    def _close_copy(self) -> CapturedPosition:
+        at_ns, cookie = self._clock_ns(), self._watcher.barrier()
+        passed: tuple[Cookie, ...] = ()
+        while cookie not in passed:
+            if self._stopping.is_set():
+                raise _Stopped
+            for part in self._watcher.collect(wait_seconds=CLOSING_SECONDS):
+                self._hand_over(_Item(pack_changes(part.changes), True, at_ns))
+            passed = self._watcher.passed_cookies()
+        self._watcher.stop()
+        self._copying = False
+        self._hand_over(_Item(pack_changes(()), False, at_ns))
+        self._commit()
+        return CapturedPosition(self._chain.position)

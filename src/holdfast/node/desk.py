@@ -62,7 +62,7 @@ def _take_over(status: SiteStatus, last: Beat | None, events: Iterable[Event]) -
     time = f"{seconds:.1f} s, the median of {len(took)} here" if took else "not measured here yet; some seconds"
     return Choice(
         "take over now",
-        _lost(last),
+        _lost(status, last),
         "all accounts are served again, at the same address; clients reconnect",
         seconds,
         time,
@@ -71,8 +71,10 @@ def _take_over(status: SiteStatus, last: Beat | None, events: Iterable[Event]) -
     )
 
 
-def _lost(last: Beat | None) -> str:
+def _lost(status: SiteStatus, last: Beat | None) -> str:
     queue = "what lay in the primary's mail queue waits there until it is back"
+    if status.failover.policy == "interval":
+        return f"{status.lost_if_primary_died}: copies are made at intervals; {queue}"
     if last is None:
         return f"not known: the primary was never heard here; {queue}"
     waiting = max(last.waiting_seconds, last.log_away_seconds)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from holdfast.node.schedule import time_of
+
 WITHIN: Final = timedelta(minutes=15)
 """When it could not be at the minute: for so long after it. Then the next day."""
 LAG_MS_MAX: Final = 1000.0
@@ -31,8 +33,7 @@ def due(at: str, now: datetime, last: datetime | None) -> bool:
     """Whether *now* is the time *at* (``HH:MM``), for the first time since *last* it was tried."""
     if not at:
         return False
-    hour, minute = (int(part) for part in at.split(":"))
-    begins = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    begins = time_of(at, now)
     if not begins <= now < begins + WITHIN:
         return False
     return last is None or last < begins

@@ -4,6 +4,8 @@ The event loop reads records, a thread opens, checks and applies them; at most `
 What is applied is brought to disk every ``durable_seconds``; only that position is reported as durable, and the log
 keeps everything after it for us.
 
+With ``whole_only`` (the policy ``interval``) a copy is applied when all of it is in the log (``whole``).
+
 A record that is damaged, missing or does not fit ends the pump with the reason: the standby must be seeded again, which
 its node does by itself. A full disk does not end it: the frame is applied again when there is room.
 """
@@ -23,10 +25,11 @@ import apsw
 
 from holdfast.apply.applier import Applier
 from holdfast.apply.recovery import Settlement
-from holdfast.changes.frame import Chain, Frame, SegmentKey, follow_chain, open_frame
+from holdfast.changes.frame import Chain, Frame, SegmentKey, follow_chain, open_frame, read_header
 from holdfast.changes.names import AppliedPosition, DurablePosition, Position, Sequence
 from holdfast.errors import HoldfastError, NoSpace, Unreachable
-from holdfast.log.port import Log, Record
+from holdfast.log.port import Log, Record, Trimmed
+from holdfast.node.whole import WholeCopies
 from holdfast.trees.index import Index, IndexReader
 
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -80,7 +83,16 @@ class Follow:
         settle_at: Sequence,
         on_settled: Callable[[Settlement], None],
         on_lost: Callable[[HoldfastError], None],
+        whole_only: bool = False,
     ) -> None:
+        self._whole = (
+            WholeCopies(log, chain.sequence, on_seen=self._seen, on_promotion=self._seen_promotion)
+            if whole_only
+            else None
+        )
+        self._looked = asyncio.Event()
+        self.copied_at_ns = 0
+        """With *whole_only*: the instant of the copy applied last, by the primary's clock; 0: not known."""
         self._applier = applier
         self._index = index
         self._log = log
@@ -154,6 +166,36 @@ class Follow:
                 hint=self.blocked_because or "Is the log reachable? See `holdfast status`.",
                 retry=True,
             ) from None
+
+    async def drained(self, last: Sequence, *, timeout_seconds: float) -> Sequence:
+        """Returns once what the log has up to *last* is applied, as far as it may be: how far that is.
+
+        Raises Unreachable in time, or what ended the pump.
+        """
+        whole = self._whole
+        if whole is None:
+            await self.reached(last, timeout_seconds=timeout_seconds)
+            return last
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while whole.seen < last:
+                    if self._lost is not None:
+                        raise self._lost
+                    self._looked.clear()
+                    await self._looked.wait()
+        except TimeoutError:
+            raise Unreachable(
+                f"the log was not read to record {last} within {timeout_seconds:g} s (at {whole.seen})",
+                hint="Is it reachable? See `holdfast status`.",
+                retry=True,
+            ) from None
+        await self.reached(whole.whole, timeout_seconds=timeout_seconds)
+        return whole.whole
+
+    @property
+    def held_back(self) -> int:
+        """With *whole_only*: how many records of a copy that is not whole are in the log."""
+        return 0 if self._whole is None else self._whole.seen - self._whole.whole
 
     async def settled(self, run: Callable[[], T]) -> T:
         """Do *run* in the applying thread at a whole, durable instant; applying waits meanwhile. Raises Unreachable."""
@@ -236,7 +278,10 @@ class Follow:
 
     async def _read(self) -> None:
         try:
-            async for record in self._log.follow(self._chain.sequence):
+            if self._whole is not None and self._chain.sequence:
+                await self._look_at_copy()
+            records = self._log.follow(self._chain.sequence) if self._whole is None else self._whole.records()
+            async for record in records:
                 with self._lock:
                     self._waiting_bytes += len(record.payload)
                 self._records.put(record)
@@ -246,9 +291,23 @@ class Follow:
         except HoldfastError as error:
             self._end(error)
 
+    async def _look_at_copy(self) -> None:
+        """Which copy this is, as the log says; it may be trimmed there."""
+        with contextlib.suppress(Trimmed, Unreachable):
+            header, _ = read_header((await self._log.read(self._chain.sequence)).payload)
+            if not header.more:
+                self.copied_at_ns = header.captured_at_ns
+
+    def _seen(self) -> None:
+        self._looked.set()
+
+    def _seen_promotion(self, record: Record) -> None:
+        self._on_promotion(open_frame(record.payload, self._key))
+
     def _end(self, error: HoldfastError) -> None:
         if self._lost is None:
             self._lost = error
+            self._looked.set()
             self._stopping.set()
             for _, waiter in self._waiters:
                 if not waiter.done():
@@ -367,7 +426,9 @@ class Follow:
         if self.blocked_because:
             self.blocked_because, self._on_time_from_ns = "", self._clock_ns()
         # What had waited before we began, or for a full disk, is no lag, but catching up.
-        if self._settle_at is None and frame.header.captured_at_ns >= self._on_time_from_ns:
+        if self._whole is not None:
+            self.copied_at_ns = frame.header.captured_at_ns if not frame.header.more else self.copied_at_ns
+        elif self._settle_at is None and frame.header.captured_at_ns >= self._on_time_from_ns:
             lag_ms = max(self._clock_ns() - frame.header.captured_at_ns, 0) / 1e6
             self._lags.append((self._monotonic(), lag_ms))
         with self._lock:
@@ -388,7 +449,7 @@ class Follow:
         for waiter in done:
             if not waiter.done():
                 waiter.set_result(None)
-        if frame.promotion is not None:
+        if frame.promotion is not None and self._whole is None:
             self._on_promotion(frame)
 
     def _make_durable(self) -> None:

@@ -25,6 +25,9 @@ class LocalState(Struct, frozen=True):
     """After an unclean end: files changed since then (ctime) may have lost bytes in a power cut; 0: no doubt."""
     paused: str = ""
     """Why nobody may take over without a person (`holdfast pause`); empty: it is not so."""
+    whole_after: int = 0
+    """Under the policy ``interval``: a seed ended when this was the log's last record, and what it brought is of two
+    moments until a copy behind it is applied."""
     verified_at: float = 0.0
     verified_differences: int = -1
 

@@ -25,6 +25,8 @@ def render_metrics(status: SiteStatus) -> bytes:
     gauge("log_first_sequence", "The log's first record", status.log.first)
     gauge("log_stored_bytes", "Bytes one replica of the log uses", status.log.stored_bytes)
     gauge("unlogged_bytes", "Captured by the primary, not in the log; -1 unknown", status.lost_if_primary_died_bytes)
+    if status.failover.policy == "interval":
+        gauge("copy_timestamp_seconds", "The newest whole copy on a standby that is heard; 0 none", status.copied_at)
     gauge("files", "Files in this machine's trees", status.files)
     gauge("bytes", "Bytes in this machine's trees", status.bytes)
     gauge("warnings", "Warnings `holdfast status` shows", len(status.warnings))

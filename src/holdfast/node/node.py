@@ -28,10 +28,11 @@ from holdfast.mail.packages import Severity
 from holdfast.node.archiver import Archiver
 from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
+from holdfast.node.copies import Copies, copy_words
 from holdfast.node.hearing import Hearing
 from holdfast.node.local import trees_digest
 from holdfast.node.peer import Peer
-from holdfast.node.primary import Primary, catch_up, scan_words
+from holdfast.node.primary import Primary, catch_up, pass_over, scan_words
 from holdfast.node.readiness import ReadinessCheck
 from holdfast.node.returned import report_unlogged
 from holdfast.node.roles import Facts, Role, Row, decide
@@ -501,7 +502,39 @@ class Node:
             self.seeding = None
         self._told_to_rejoin, self._reseed = False, ""
         self.world.local.change(served_epoch=0, doubt_since_ns=0)
+        if self.world.settings.at_intervals and self.log is not None:
+            # What came later than the listing came as it was then: a copy has to begin after that.
+            self.world.local.change(whole_after=int((await self.log.state()).last))
+            self._spawn(self._ask_for_copy(self.primary_name))
         return False
+
+    async def _ask_for_copy(self, primary: MachineName) -> None:
+        assert self.asks is not None
+        try:
+            await self.asks.order(primary, "copy", hold_open=False)
+        except HoldfastError as error:  # it comes at its time
+            self.world.history.record(f"{primary} could not be asked for a copy now", error.message)
+
+    @property
+    def copy_whole(self) -> bool:
+        """As a standby: whether what is applied is the trees of one instant. False between a seed and the next copy."""
+        if self.standby is None or not self.world.settings.at_intervals:
+            return True
+        return self.standby.follow.applied.sequence > self.world.local.state.whole_after
+
+    async def make_copy(self, *, hold_open: bool) -> None:
+        """As the primary, asked by another machine. *hold_open*: returns when only the close is left to do."""
+        if self.primary is None or self.primary.copies is None:
+            raise Refused(f"{self.world.settings.machine} makes no copies at intervals ({self.role})")
+        copies = self.primary.copies
+        if hold_open:
+            await copies.hold_open()
+        else:
+            self._spawn(self._copy_now(copies))
+
+    async def _copy_now(self, copies: Copies) -> None:
+        with contextlib.suppress(HoldfastError):  # the capture tells why it ended
+            await copies.make()
 
     def _settled(self, settlement: Settlement) -> None:
         """A recovery is over: what lies aside is named, and what is wrong is fetched from the primary."""
@@ -557,13 +590,17 @@ class Node:
     # -- what the operations use ---------------------------------------------------------------------------------------
 
     async def drain(self, timeout_seconds: float) -> str:
-        """As a standby: apply everything the log has now."""
+        """As a standby: apply everything the log has now; at intervals, every copy that is whole."""
         assert self.standby is not None
         assert self.log is not None
         last = (await self.log.state()).last
-        await self.standby.follow.reached(last, timeout_seconds=timeout_seconds)
+        follow = self.standby.follow
+        applied = await follow.drained(last, timeout_seconds=timeout_seconds)
         self.drained_to = last
-        return f"applied to the log's end, record {last}"
+        if not self.world.settings.at_intervals:
+            return f"applied to the log's end, record {last}"
+        rest = f"; the {last - applied} records behind it are of a copy that is not whole" if applied < last else ""
+        return f"applied to the last whole copy, {copy_words(follow.copied_at_ns)}, record {applied}{rest}"
 
     async def become_primary(self, reason: str, *, planned: bool, behind: Sequence | None = None) -> str:
         """As a standby: append this machine's promotion and capture from then on.
@@ -585,11 +622,15 @@ class Node:
                 hint="The agent recovers it now; give the command again. `holdfast history` says more.",
                 retry=True,
             )
-        epoch = Epoch(max(self.epoch, index.epoch) + 1)
-        primary = Primary(self.world, index, self.log, epoch, self.beats, self._lost)
+        reached = index.epoch
         try:
+            if self.world.settings.at_intervals:
+                chain, reached = await pass_over(index, self.log, self.world.owners, self.world.segment_key())
+            epoch = Epoch(max(self.epoch, reached) + 1)
+            primary = Primary(self.world, index, self.log, epoch, self.beats, self._lost)
             await primary.begin(chain, Promotion(self.world.settings.machine_name, reason, planned))
         except Fenced:
+            index.rollback()
             raise
         except HoldfastError:
             self._again.set()
@@ -727,6 +768,7 @@ class Node:
             paused=self.world.local.state.paused,
             at=self.world.clocks.wall_seconds(),
             vaults=[] if self.archiver is None else self.archiver.beats(),
+            policy=self.world.settings.failover.policy,
         )
         if self.primary is not None and self.primary.capture is not None:
             status = self.primary.capture.status()
@@ -736,6 +778,8 @@ class Node:
             beat.log_away_seconds = -1.0 if status.log_away_seconds is None else status.log_away_seconds
             beat.log_away_because = status.log_away_because
             beat.trees = trees_digest(self.world.local.state.trees)
+            if self.primary.copies is not None:
+                beat.copied_at, beat.next_copy_at = self.primary.copies.copied_at, self.primary.copies.next_at
             if self.primary.scanning is not None:
                 beat.progress, beat.progress_share = scan_words(self.primary.scanning)
         elif self.standby is not None:
@@ -743,6 +787,7 @@ class Node:
             lag = follow.lag()
             beat.incarnation, beat.applied = follow.applied.incarnation, follow.applied.sequence
             beat.durable = follow.durable.sequence
+            beat.copied_at = follow.copied_at_ns / 1e9 if self.copy_whole else 0.0
             beat.lag_ms_p50, beat.lag_ms_p99 = lag.p50_ms, lag.p99_ms
             if follow.blocked_because:
                 beat.warnings.append(follow.blocked_because)

@@ -16,6 +16,9 @@ Switchover, nothing has failed: the same, and before it
     yield     the primary stops serving, puts everything into the log, gives the addresses back
 
 If anything fails before the promotion is in the log, the primary is told to resume, and serves again.
+
+Under the policy ``interval`` a takeover applies the last copy that is whole and no further, and says which. A
+switchover begins with a copy, made while the primary serves; what happens until it has stopped comes with its close.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from holdfast.errors import HoldfastError, Refused
+from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced
+from holdfast.node.asks import Asks
+from holdfast.node.copies import copy_words
 from holdfast.node.node import Node
 from holdfast.node.plan import Execution, Outcome, Plan, Step
 from holdfast.node.roles import Role
@@ -35,6 +40,8 @@ DRAIN_SECONDS_MAX: Final = 600.0
 PROBE_SECONDS_MAX: Final = 20.0
 """The machine may be busy with everything that clients held back meanwhile."""
 PROBE_PAUSE_SECONDS: Final = 0.05
+COPY_SECONDS_MAX: Final = 6 * 3600.0
+"""A scan of some millions of files takes minutes; a copy of a new store over a slow line takes hours."""
 PROMOTIONS_MAX: Final = 5
 """Attempts to be the log's next record, when a dying primary's last frames still arrive."""
 
@@ -65,18 +72,25 @@ class Operations:
                 "use `holdfast switchover`, or --force if it serves nobody all the same"
             )
         beat = node.beats.last(primary) if primary else None
-        if beat is not None and beat.waiting_bytes:
+        if beat is not None and beat.waiting_bytes and not node.world.settings.at_intervals:
             warnings.append(
                 f"when last heard, {primary} had {beat.waiting_bytes:,} bytes (for {beat.waiting_seconds:.1f} s) "
                 "that were not yet in the log: they are on its disk only"
             )
         behind = await self._records_behind()
+        drain = f"apply the {behind} records of the log that are not applied yet"
+        if node.standby is not None and node.world.settings.at_intervals:
+            copy = copy_words(node.standby.follow.copied_at_ns)
+            drain = "apply the last copy in the log that is whole"
+            warnings.append(f"what was done since the last whole copy, {copy}, is on {primary}'s disk only")
+            if not node.copy_whole:
+                warnings.append("no copy is whole since this machine was seeded: its files are of different moments")
         return Plan(
             "takeover",
             me,
             why or self._why_now(primary),
             (
-                Step("drain", f"apply the {behind} records of the log that are not applied yet"),
+                Step("drain", drain),
                 Step("promote", f"append the promotion of {me} (epoch {node.epoch + 1}) to the log"),
                 _PREPARE,
                 _SERVE,
@@ -97,11 +111,13 @@ class Operations:
         if primary and primary != me and not node.beats.alive(primary):
             refusals.append(f"the primary {primary} is not heard: if it is gone, use `holdfast takeover`")
         behind = await self._records_behind()
+        copy = Step("copy", f"{primary} makes a copy, while it serves")
         return Plan(
             "switchover",
             me,
             why or "by hand, no reason given",
             (
+                *([copy] if node.world.settings.at_intervals else []),
                 Step("yield", f"{primary} stops serving, puts everything into the log, gives the addresses back"),
                 Step("drain", f"apply what is then in the log ({behind} records now)"),
                 Step("promote", f"append the promotion of {me} (epoch {node.epoch + 1}) to the log"),
@@ -193,6 +209,8 @@ class Operations:
                 return f"{primary} stopped serving at record {reply['sequence']}"
 
             try:
+                if node.world.settings.at_intervals:
+                    await execution.step("copy", self._copy_held_open(primary, asks))
                 await execution.step("yield", give_up())
                 await execution.step("drain", node.drain(DRAIN_SECONDS_MAX))
                 await self._promote_and_serve(execution, planned=True)
@@ -201,6 +219,16 @@ class Operations:
                     await self._tell_to_resume(primary)
                 return execution.outcome(failure=str(error))
             return execution.outcome(warnings=await self._probe(execution))
+
+    async def _copy_held_open(self, primary: str, asks: Asks) -> str:
+        """Returns when the primary has made its copy but for the close. Raises Unreachable when it falls silent."""
+        order = asyncio.ensure_future(asks.order(primary, "copy", seconds=COPY_SECONDS_MAX, hold_open=True))
+        while not (await asyncio.wait([order], timeout=1.0))[0]:
+            if not self._node.beats.alive(primary):
+                order.cancel()
+                raise Unreachable(f"{primary} is not heard any more", hint="If it is gone, use `holdfast takeover`.")
+        await order
+        return f"{primary} has copied everything but what happens until it stops"
 
     async def _tell_to_resume(self, primary: str) -> None:
         assert self._node.asks is not None
@@ -225,10 +253,13 @@ class Operations:
             await node.may_serve()
             await node.world.serving.start()
 
+        why = plan.why
+        if node.standby is not None and node.world.settings.at_intervals:
+            why = f"{why}; from the copy {copy_words(node.standby.follow.copied_at_ns)}"
         for attempt in range(PROMOTIONS_MAX):
             try:
                 behind = None if confirm is None else node.drained_to  # what the votes were asked for behind
-                await execution.step("promote", node.become_primary(plan.why, planned=planned, behind=behind))
+                await execution.step("promote", node.become_primary(why, planned=planned, behind=behind))
                 break
             except Fenced:  # a last record of the old primary came first
                 if attempt == PROMOTIONS_MAX - 1:

@@ -48,6 +48,7 @@ class Peer:
         asks.answer("yield", self._yield, changes=True)
         asks.answer("resume", self._resume, changes=True)
         asks.answer("look", self._look, changes=True)
+        asks.answer("copy", self._copy, changes=True)
 
     async def serve(self) -> None:
         await self._world.bus.serve(self._subject(self._world.settings.machine), self._exchange)
@@ -65,6 +66,10 @@ class Peer:
 
     async def _resume(self, arguments: Answers) -> Answers:
         await self._node.resume_role()
+        return {}
+
+    async def _copy(self, arguments: Answers) -> Answers:
+        await self._node.make_copy(hold_open=bool(arguments.get("hold_open")))
         return {}
 
     async def _look(self, arguments: Answers) -> Answers:
@@ -86,7 +91,7 @@ class Peer:
         capture, settings = primary.capture, self._world.settings
 
         async def barrier() -> object:
-            return await capture.barrier(timeout_seconds=BARRIER_SECONDS)
+            return await primary.barrier(BARRIER_SECONDS)
 
         monotonic = self._world.clocks.monotonic
         self._source = Source(

@@ -4,22 +4,52 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 from holdfast.apply.applier import clean_marker, mark_clean
-from holdfast.changes.frame import Chain, FrameWriter, Promotion, follow_chain, open_frame, read_header
+from holdfast.changes.frame import Chain, FrameWriter, Promotion, SegmentKey, follow_chain, open_frame, read_header
 from holdfast.changes.names import CapturedPosition, Epoch
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, Unreachable
 from holdfast.log.port import Fenced, Log
 from holdfast.node.beats import Beats
 from holdfast.node.capture import Capture
+from holdfast.node.copies import Copies
 from holdfast.node.errands import run_errands
 from holdfast.node.keeping import LogKeeper
+from holdfast.node.schedule import Schedule
 from holdfast.node.scrub import Scrub
 from holdfast.node.world import World
 from holdfast.trees.index import Index
 from holdfast.trees.replay import Replay
 from holdfast.trees.spec import Tree
+from holdfast.trees.stat import Owners
 from holdfast.watch.watcher import ScanProgress, Watcher
+
+
+class _Read(NamedTuple):
+    """Where reading the log to its end came to, and who wrote the last record read."""
+
+    chain: Chain
+    epoch: Epoch
+    writer: str
+
+
+async def _replay(index: Index, log: Log, owners: Owners, key: SegmentKey, read: _Read) -> _Read:
+    """Bring the records after *read* into the index, to the log's end. Nothing is committed."""
+    last = (await log.state()).last
+    replay = Replay(index, owners)
+    while read.chain.sequence < last:
+        async for record in log.follow(read.chain.sequence):
+            frame = open_frame(record.payload, key)
+            chain = follow_chain(read.chain, record.payload, frame.header)
+            read = _Read(chain, frame.header.epoch, str(frame.header.writer))
+            if not frame.changes:
+                replay.abandon()
+            for change in frame.changes:
+                replay.apply(change)
+            if chain.sequence >= last:
+                break
+    return read
 
 
 async def catch_up(index: Index, log: Log, world: World, epoch: Epoch) -> tuple[Chain, bool]:
@@ -30,25 +60,25 @@ async def catch_up(index: Index, log: Log, world: World, epoch: Epoch) -> tuple[
     it was, when the record reached is not this machine's own of *epoch*: another machine was promoted after it was
     decided that we are primary (a server cut off from the others had told the log's end as it was before).
     """
-    chain, reached, writer = index.chain, index.epoch, str(world.settings.machine)
-    last = (await log.state()).last
-    replay = Replay(index, world.owners)
-    while chain.sequence < last:
-        async for record in log.follow(chain.sequence):
-            frame = open_frame(record.payload, world.segment_key())
-            chain = follow_chain(chain, record.payload, frame.header)
-            reached, writer = frame.header.epoch, frame.header.writer
-            if not frame.changes:
-                replay.abandon()
-            for change in frame.changes:
-                replay.apply(change)
-            if chain.sequence >= last:
-                break
-    if (reached, writer) != (epoch, world.settings.machine):
+    me = str(world.settings.machine)
+    read = _Read(index.chain, index.epoch, me)
+    chain, reached, writer = await _replay(index, log, world.owners, world.segment_key(), read)
+    if (reached, writer) != (epoch, me):
         raise Fenced(f"{writer} was promoted (epoch {reached})", last=chain.sequence)
     cut_short = chain.sequence > 0 and read_header((await log.read(chain.sequence)).payload)[0].more
     index.commit(chain, reached)
     return chain, cut_short
+
+
+async def pass_over(index: Index, log: Log, owners: Owners, key: SegmentKey) -> tuple[Chain, Epoch]:
+    """Bring the records after the index's place, a copy that never became whole, into it and not into the trees.
+
+    The place reached is the log's end. Nothing is committed: after ``rollback`` the index is that of the trees again.
+    When the promotion behind it is in the log, the scan that follows finds the trees as they are, and logs what takes
+    the unfinished copy back, for whoever reads the log. Raises FrameDamaged, ReplayGap, LogUnavailable.
+    """
+    read = await _replay(index, log, owners, key, _Read(index.chain, index.epoch, ""))
+    return read.chain, read.epoch
 
 
 def scan_words(at: ScanProgress) -> tuple[str, float]:
@@ -89,6 +119,8 @@ class Primary:
         self.scan_done = False
         self._keeper = LogKeeper(world, log, beats)
         self.scrub: Scrub | None = None
+        self.copies: Copies | None = None
+        """Under the policy ``interval``."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(
@@ -114,6 +146,7 @@ class Primary:
                 clock_ns=world.clocks.wall_ns,
                 monotonic=world.clocks.monotonic,
                 on_lost=self._on_lost,
+                at_intervals=settings.at_intervals,
             )
             if promotion is not None:
                 await self.capture.append_promotion(promotion)
@@ -124,9 +157,14 @@ class Primary:
             await asyncio.to_thread(self.watcher.stop)
             raise
         self.capture.start()
-        self.scrub = Scrub(world, self.trees, self.watcher, self.capture)
-        errands = run_errands(world.serving.mail, world.history)
-        works = (self._scan(), self._look_for_others(), errands, self._keeper.run(), self.scrub.run())
+        if settings.at_intervals:  # the scrub compares with what is watched all the time
+            schedule = Schedule(settings.copy.at, settings.copy.every_hours)
+            self.copies = Copies(self.capture, schedule, world.clocks.wall_seconds, self._seen)
+            works = [self.copies.run(world.local.state.doubt_since_ns or None, self._scanned)]
+        else:  # the scan comes first: a barrier asked for from now on passes after it
+            self.scrub = Scrub(world, self.trees, self.watcher, self.capture)
+            works = [self._scan(), self.scrub.run()]
+        works += [self._look_for_others(), run_errands(world.serving.mail, world.history), self._keeper.run()]
         self._tasks = [asyncio.create_task(work) for work in works]
 
     async def end(self) -> Chain:
@@ -142,21 +180,37 @@ class Primary:
         return chain
 
     async def barrier(self, timeout_seconds: float) -> CapturedPosition:
+        """Returns once everything done before this call is in the log; at intervals it makes a copy for that.
+
+        Raises Unreachable in time, or why capturing has ended.
+        """
         assert self.capture is not None
-        return await self.capture.barrier(timeout_seconds=timeout_seconds)
+        if self.copies is None:
+            return await self.capture.barrier(timeout_seconds=timeout_seconds)
+        try:
+            return await asyncio.wait_for(self.copies.make(), timeout_seconds)
+        except TimeoutError:
+            raise Unreachable(
+                f"the copy was not whole within {timeout_seconds:g} s",
+                hint="It goes on: `holdfast status`.",
+                retry=True,
+            ) from None
+
+    def _seen(self, progress: ScanProgress | None) -> None:
+        self.scanning = progress
 
     async def _scan(self) -> None:
         """What changed while nobody watched."""
         assert self.capture is not None
-
-        def seen(progress: ScanProgress) -> None:
-            self.scanning = progress
-
         try:
-            await self.capture.scan(seen, self._world.local.state.doubt_since_ns or None)
+            await self.capture.scan(self._seen, self._world.local.state.doubt_since_ns or None)
         except HoldfastError:
             return  # the capture ended, and told why
-        self.scanning, self.scan_done = None, True
+        self.scanning = None
+        self._scanned()
+
+    def _scanned(self) -> None:
+        self.scan_done = True
         self._world.local.change(doubt_since_ns=0)
 
     async def _look_for_others(self) -> None:

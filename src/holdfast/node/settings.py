@@ -22,6 +22,10 @@ from holdfast.vault.settings import VaultSettings, checked_vaults
 
 CONFIGURATION_PATH: Final = Path("/etc/holdfast/holdfast.toml")
 Role = Literal["mail", "relay"]
+TIME_OF_DAY: Final = r"([01]\d|2[0-3]):[0-5]\d"
+EVERY_HOURS_MIN: Final = 0.05
+"""Three minutes. A copy looks at every name of the trees: more often it would be a slow way to copy all the time."""
+EVERY_HOURS_MAX: Final = 24.0 * 7
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,6 +84,11 @@ class CopySettings(_Table, frozen=True):
     """Limit for seeding a standby, so that users do not notice; 0: none."""
     scrub_hours: float = 168.0
     """A background comparison of all contents with the log's knowledge takes this long; 0: never."""
+    at: tuple[str, ...] = ()
+    """Under the policy ``interval``: the times of the day (``["06:00", "14:00"]``, this machine's clock) at which the
+    primary makes a copy."""
+    every_hours: float = 0.0
+    """The same by a distance: a copy begins so long after the one before began. One of the two is given."""
 
 
 class GateSettings(_Table, frozen=True):
@@ -127,9 +136,11 @@ class FailoverSettings(_Table, frozen=True):
     docs/concepts/failover.md has the tables that decide.
     """
 
-    policy: Literal["automatic", "manual"] = "manual"
+    policy: Literal["automatic", "manual", "interval"] = "manual"
     """``automatic``: a standby takes over when it and the others miss the primary, and a primary that is cut off stops
-    serving; needs three machines. ``manual``: `holdfast takeover`, by a person; a primary that is cut off serves on."""
+    serving; needs three machines. ``manual``: `holdfast takeover`, by a person; a primary that is cut off serves on.
+    ``interval``: as ``manual``, and what changes is not copied all the time, but at the times of ``[copy] at`` or
+    ``every_hours``: a takeover loses what was done since the last whole copy. docs/concepts/intervals.md."""
     loss_seconds_max: float = 10.0
     """When the primary last said that it had changes older than this not yet in the log, a person is asked."""
     loss_bytes_max: int = 64 * 1024 * 1024
@@ -200,6 +211,11 @@ class Settings(_Table, frozen=True):
     # -- derived ------------------------------------------------------------------------------------------------------
 
     @property
+    def at_intervals(self) -> bool:
+        """Whether copies are made at times, and not all the time."""
+        return self.failover.policy == "interval"
+
+    @property
     def me(self) -> MachineSettings:
         return next(machine for machine in self.machines if machine.name == self.machine)
 
@@ -250,6 +266,40 @@ class Settings(_Table, frozen=True):
     @property
     def control_socket(self) -> Path:
         return self.run / "agent.sock"
+
+
+def _wrong_interval(settings: Settings) -> tuple[str, str] | None:
+    """What makes no sense about copies at times, and what to write instead."""
+    copy, gate = settings.copy, settings.gate
+    if not settings.at_intervals:
+        if copy.at or copy.every_hours:
+            return (
+                f'copy.at and copy.every_hours with failover.policy = "{settings.failover.policy}": under it every '
+                "change is copied at once",
+                'Write policy = "interval" (a takeover then loses hours, and so is never automatic), or remove them.',
+            )
+        return None
+    if bool(copy.at) == bool(copy.every_hours):
+        return (
+            'failover.policy = "interval" needs one of copy.at and copy.every_hours, and not both',
+            'Write at = ["06:00", "14:00"], or every_hours = 4.',
+        )
+    for at in copy.at:
+        if not re.fullmatch(TIME_OF_DAY, at):
+            return f"copy.at: {at!r} is no time", "Write it as 14:00."
+    if not copy.at and not EVERY_HOURS_MIN <= copy.every_hours <= EVERY_HOURS_MAX:
+        return (
+            f"copy.every_hours = {copy.every_hours:g} is not between {EVERY_HOURS_MIN:g} and {EVERY_HOURS_MAX:g}",
+            'For less, write policy = "manual": changes are then copied all the time, in milliseconds.',
+        )
+    if gate.lmtp or gate.milter:
+        return (
+            'gate.lmtp and gate.milter with failover.policy = "interval": a gate acknowledges a message when it is in '
+            "the log, and between two copies nothing comes into the log",
+            'Write policy = "manual" or "automatic", or remove the gates: without them, a takeover loses what was '
+            "accepted since the last copy.",
+        )
+    return None
 
 
 def _checked(settings: Settings, source: str) -> Settings:
@@ -314,7 +364,9 @@ def _checked(settings: Settings, source: str) -> Settings:
             'Add a third machine that hears both (a small one, role = "relay"), or write policy = "manual": '
             "a takeover is then one command.",
         )
-    if settings.failover.failback_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", settings.failover.failback_at):
+    if wrong_interval := _wrong_interval(settings):
+        raise wrong(*wrong_interval)
+    if settings.failover.failback_at and not re.fullmatch(TIME_OF_DAY, settings.failover.failback_at):
         raise wrong(f"failover.failback_at: {settings.failover.failback_at!r} is no time", "Write it as 03:30.")
     for name in settings.failover.prefer:
         if name not in [machine.name for machine in settings.mail_machines]:

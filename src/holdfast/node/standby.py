@@ -52,6 +52,7 @@ class Standby:
             on_settled=on_settled,
             on_promotion=on_promotion,
             on_lost=on_lost,
+            whole_only=world.settings.at_intervals,
         )
 
     async def begin(self) -> None:

@@ -6,6 +6,7 @@ Every warning comes with what to do about it.
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
@@ -30,6 +31,8 @@ VERIFY_AGE_SECONDS_MAX: Final = 7 * 86400.0
 """A copy not compared for a week is a copy believed in."""
 UNLOGGED_SECONDS_MAX: Final = 3.0
 """An append takes milliseconds, an election some seconds."""
+COPY_LATE_SECONDS: Final = 120.0
+"""A copy begins within a second of its time, when the one before is over."""
 READINESS_SHOWN_MAX: Final = 5
 REHEARSALS_MISSED_MAX: Final = 3
 DISK_FREE_SHARE_MIN: Final = 0.1
@@ -112,6 +115,11 @@ class SiteStatus(Struct, frozen=True):
     lost_if_primary_died_bytes: int
     """Captured by the primary and not yet in the log; -1 when the primary is not heard."""
     lost_if_primary_died: str
+    copied_at: float
+    """Under the policy ``interval``: the instant of the newest whole copy on a standby that is heard, by the primary's
+    clock, in seconds since 1970; what was done since then a takeover would lose. 0: none."""
+    next_copy_at: float
+    """When the primary makes the next; 0: not known."""
     files: int
     bytes: int
     watching: str
@@ -168,6 +176,8 @@ async def site_status(node: Node) -> SiteStatus:
         ),
         lost_if_primary_died_bytes=lost_bytes,
         lost_if_primary_died=lost,
+        copied_at=_copied_at(node, primary, beats),
+        next_copy_at=primary_beat.next_copy_at if (primary_beat := beats.get(primary)) is not None else 0.0,
         files=files,
         bytes=size,
         watching=watching,
@@ -274,6 +284,8 @@ def _named_primary(beats: dict[str, Beat | None]) -> str:
 def _would_be_lost(node: Node, primary: str, beats: dict[str, Beat | None]) -> tuple[int, str]:
     """What the death of the primary's machine would take with it, as far as it can be known."""
     beat = beats.get(primary)
+    if node.world.settings.at_intervals:
+        return -1, _since_copy(_copied_at(node, primary, beats), node.world.clocks.wall_seconds())
     if beat is None or (primary != node.world.settings.machine and not node.beats.alive(primary)):
         return -1, "the primary is not heard: what it did since is not known here"
     if beat.log_away_seconds >= 0:
@@ -281,6 +293,44 @@ def _would_be_lost(node: Node, primary: str, beats: dict[str, Beat | None]) -> t
     if beat.waiting_bytes == 0:
         return 0, "nothing that is captured; what happens within a batch (some milliseconds)"
     return beat.waiting_bytes, f"{beat.waiting_bytes:,} bytes, captured {beat.waiting_seconds * 1000:.0f} ms ago"
+
+
+def _copied_at(node: Node, primary: str, beats: dict[str, Beat | None]) -> float:
+    """Of the best standby that is heard."""
+    me = node.world.settings.machine
+    copies = [
+        beat.copied_at
+        for name, beat in beats.items()
+        if beat is not None and name != primary and (name == me or node.beats.alive(name))
+    ]
+    return max(copies, default=0.0)
+
+
+def _since_copy(copied_at: float, now: float) -> str:
+    if not copied_at:
+        return "everything: no standby that is heard has a whole copy"
+    minutes = max(now - copied_at, 0.0) / 60
+    ago = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return f"everything done since {datetime.fromtimestamp(copied_at):%Y-%m-%d %H:%M:%S}, {ago} ago"
+
+
+def _copy_warnings(node: Node, primary: str) -> list[Warned]:
+    """Under the policy ``interval``."""
+    warned = []
+    settings, now = node.world.settings, node.world.clocks.wall_seconds()
+    beat = _beat(node, primary) if primary else None
+    if beat is not None and beat.policy and beat.policy != settings.failover.policy:
+        what = f"[failover] policy is {beat.policy!r} on {primary} and {settings.failover.policy!r} here"
+        warned.append(Warned(what, "It must be the same on every machine.", "own:policy"))
+    if not settings.at_intervals:
+        return warned
+    if beat is not None and beat.next_copy_at and now - beat.next_copy_at > COPY_LATE_SECONDS:
+        late = f"the copy of {datetime.fromtimestamp(beat.next_copy_at):%H:%M} has not begun on {primary}"
+        warned.append(Warned(late, f"See `holdfast status` there: {beat.reason}.", "copy late"))
+    if node.role is Role.STANDBY and not node.copy_whole:
+        what = "no copy is whole since this machine was seeded: its files are of different moments"
+        warned.append(Warned(what, "The next whole copy mends it; it was asked for.", "own:not whole"))
+    return warned
 
 
 def _held(node: Node) -> tuple[int, int, str]:
@@ -344,6 +394,7 @@ def _warnings(
         )
     beats = {m.name: _beat(node, m.name) for m in node.world.settings.machines}
     warned += [Warned(*warning) for warning in vault_warnings(_vaults(node, beats))]
+    warned += _copy_warnings(node, primary)
     warned += _own_warnings(node)
     return warned
 

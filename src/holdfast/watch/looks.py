@@ -187,7 +187,7 @@ class Looks:
         seen, scene = found.seen, self._scene
         as_known = seen.mode == node.mode and seen.uid == node.uid and seen.gid == node.gid
         if node.kind == NodeKind.DIRECTORY:
-            if not as_known or node.handle is None or (deep and seen.ctime_ns != node.ctime_ns):
+            if not as_known or node.handle is None or (scene.deep and seen.ctime_ns != node.ctime_ns):
                 scene.directory_checks.add(node.id)
             if seen.mtime_ns != node.mtime_ns:
                 self._folders.touched(node.id)
@@ -198,7 +198,7 @@ class Looks:
             return
         elif self._hot(place) if node.handle is None else (deep or not has_handles(found.handle)):
             scene.check(node.id, CONTENT | ATTRIB, place)
-        elif node.handle is None or not as_known:
+        elif node.handle is None or not as_known or scene.deep:  # renamed unseen, and perhaps given other xattrs
             scene.check(node.id, ATTRIB, place)
         else:
             scene.index.resight(node.id, found.handle, seen.ino, seen.ctime_ns)
