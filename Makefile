@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate lab docs drill-failover chaos clean
+.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate lab docs drill-failover drill-mail chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -49,6 +49,9 @@ docs: setup  ## write the generated pages anew
 
 drill-failover: setup  ## the primary dies under load, RUNS=50 times, and nobody gives an order: build/drill/failover.json
 	@$(PYTHON) -m holdfast.drill.failover --runs $(or $(RUNS),50)
+
+drill-mail: setup  ## faults under mail load, RUNS=100 of them: nothing accepted is lost or doubled: build/drill/mail.json
+	@$(PYTHON) -m holdfast.drill.mail --runs $(or $(RUNS),100) $(if $(SEED),--seed $(SEED))
 
 chaos: setup  ## long runs: a million fuzzed frames, many seeds
 	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame

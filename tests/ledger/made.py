@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.ledger.events import Accepted, Delivered, Event, Refused, Rejected, Safe, Settled
+from holdfast.ledger.events import Accepted, Delivered, Event, Refused, Rejected, Restarted, Safe, Settled
 from holdfast.ledger.states import Ledger
 
 ALICE, BOB, FAR = "alice@example.org", "bob@example.org", "carol@elsewhere.example"
@@ -57,6 +57,12 @@ class Story:
         n, at = self._next(machine)
         queue = f"Q{delivery}{machine}"
         self.events.append(Settled(machine=machine, delivery=delivery, queue=queue, n=n, at=at))
+        return self
+
+    def restart(self, delivery: str, machine: str = "main") -> Story:
+        n, at = self._next(machine)
+        queue = f"Q{delivery}{machine}"
+        self.events.append(Restarted(machine=machine, delivery=delivery, queue=queue, n=n, at=at))
         return self
 
     def safe(self, machine: str = "main", record: int = 7) -> Story:

@@ -40,6 +40,8 @@ def test_a_message_goes_from_queued_over_delivered_to_durable() -> None:
             State.RESENT,
         ),
         (Story().accept("d").reject("d").settle("d"), State.LEFT),
+        (Story().accept("d", FAR).safe().restart("d"), State.QUEUED),
+        (Story().accept("d", FAR).safe().restart("d").settle("d"), State.RESENT),
         (Story().accept("d").reject("d"), State.QUEUED),
         (Story().deliver("d"), State.DELIVERED),
         (Story().settle("d"), State.UNKNOWN),

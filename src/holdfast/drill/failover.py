@@ -81,7 +81,14 @@ class Run(Struct, frozen=True):
 class Drill:
     """A lab, and what is done to it."""
 
-    def __init__(self, name: str, seed: int, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        folder: Path,
+        mail: mailhost.MailSettings | None = None,
+        more_configuration: str = "",
+    ) -> None:
         Lab.down(name)
         machines = tuple(MachineSpec.parse(text) for text in USUAL_MACHINES)
         self.chance = random.Random(seed)
@@ -89,7 +96,7 @@ class Drill:
         self.folder = folder
         self.lab = Lab.up(LabSpec(name=name, machines=machines, accounts=ACCOUNTS, seed="failover"))
         self.site = ProtectedLab(self.lab)
-        self.site.protect(mailhost.MailSettings(), failover="automatic")
+        self.site.protect(mail or mailhost.MailSettings(), failover="automatic", more_configuration=more_configuration)
         self.site.wait_settled()
         logins = [Login(account.address, account.password) for account in self.lab.accounts]
         self.quiet, self.busy, self.probe = logins[:QUIET_ACCOUNTS], logins[QUIET_ACCOUNTS:-1], logins[-1]

@@ -44,8 +44,8 @@ from holdfast.gate.noting import Seen, accepted
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing
 from holdfast.gate.stream import ProtocolBroken
-from holdfast.ledger.book import Book
 from holdfast.ledger.events import Refused, Settled
+from holdfast.ledger.port import Notes
 
 HEADER: Final = b"Holdfast-Delivery"
 SESSIONS_MAX: Final = 500
@@ -101,7 +101,7 @@ class ShadowMilter:
         self,
         store: ShadowStore,
         queue: PostfixQueue,
-        book: Book | None = None,
+        book: Notes | None = None,
         *,
         subjects: bool = False,
         relays: frozenset[str] = frozenset(),

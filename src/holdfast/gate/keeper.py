@@ -22,7 +22,7 @@ from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.options import GateOptions
 from holdfast.ledger.book import Book, read
-from holdfast.ledger.events import Began, Safe
+from holdfast.ledger.events import Began, Restarted, Safe
 from holdfast.ledger.kept import Figures, figures_json
 
 TICK_SECONDS: Final = 0.5
@@ -38,16 +38,18 @@ class Before(Struct, frozen=True):
 
     machine: str = ""
     log: str = ""
+    at: int = 0
+    """The last line, in milliseconds since 1970."""
 
     @classmethod
     def of(cls, directory: Path) -> Before:
         """Raises OSError."""
-        machine = log = ""
+        machine, log, at = "", "", 0
         for event in read(directory, holding=frozenset({b'"type":"began"', b'"type":"safe"'})):
-            machine = event.machine
+            machine, at = event.machine, event.at
             if isinstance(event, Safe):
                 log = event.log
-        return cls(machine, log)
+        return cls(machine, log, at)
 
 
 class Keeper:
@@ -56,6 +58,7 @@ class Keeper:
     def __init__(self, book: Book, barrier: SharedBarrier, options: GateOptions, milter: ShadowMilter | None) -> None:
         self._book, self._barrier, self._options, self._milter = book, barrier, options, milter
         self._figures = Path(options.ledger_view)
+        self._postfix_since = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -64,6 +67,7 @@ class Keeper:
             before = Before.of(self._book.directory)
         except OSError as error:
             raise HoldfastError(f"the ledger cannot be read: {error}", hint="Mend the disk.") from None
+        self._postfix_since = before.at / 1000
         self._book.note(Began(at=self._book.now(), machine=self._book.machine))
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._tick()), loop.create_task(self._report_change(before))]
@@ -81,6 +85,7 @@ class Keeper:
         waited = FIGURES_SECONDS
         while True:
             try:
+                self._note_restart()
                 self._book.flush()
                 if waited >= FIGURES_SECONDS:
                     waited = 0.0
@@ -89,6 +94,18 @@ class Keeper:
                 _log.error("%s", error)
             await asyncio.sleep(TICK_SECONDS)
             waited += TICK_SECONDS
+
+    def _note_restart(self) -> None:
+        """A Postfix that died may have sent what is still in its queue. Raises NoSpace."""
+        if self._milter is None:
+            return
+        started = self._milter.queue.started_at()
+        if started <= self._postfix_since:
+            return
+        self._postfix_since = started
+        at, machine = self._book.now(), self._book.machine
+        for shadow in self._milter.standing:
+            self._book.note(Restarted(at=at, machine=machine, delivery=shadow.delivery, queue=shadow.queue_id))
 
     def _now(self) -> Figures:
         milter = self._milter

@@ -11,6 +11,7 @@ from holdfast.gate.shadows import Envelope, Shadow
 from holdfast.gate.stream import quoted_address
 from holdfast.ledger.book import Book
 from holdfast.ledger.events import Accepted, Delivered, Event, Rejected
+from holdfast.ledger.port import Notes
 
 TEXT_CHARS_MAX: Final = 998
 """Of a Message-ID or a subject: a line (RFC 5322 2.1.1)."""
@@ -39,7 +40,7 @@ class Seen(NamedTuple):
     bytes: int
 
 
-def accepted(book: Book, seen: Seen, shadow: Shadow, after: Shadow | None, *, subjects: bool) -> Accepted:
+def accepted(book: Notes, seen: Seen, shadow: Shadow, after: Shadow | None, *, subjects: bool) -> Accepted:
     """*after*: the shadow of another machine's that this one replaces."""
     envelope = Envelope.of(seen.begin.sender, seen.begin.recipients)
     return Accepted(
@@ -70,7 +71,9 @@ def field_of(head: tuple[bytes, ...], name: bytes) -> str:
     return ""
 
 
-def outcome(book: Book, delivery: bytes, delivered: tuple[bytes, ...], rejected: tuple[bytes, ...] = ()) -> list[Event]:
+def outcome(
+    book: Notes, delivery: bytes, delivered: tuple[bytes, ...], rejected: tuple[bytes, ...] = ()
+) -> list[Event]:
     """What the mail store did with a message."""
     at, machine, told = book.now(), book.machine, delivery.decode("ascii", "replace")
     events: list[Event] = []

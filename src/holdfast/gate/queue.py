@@ -42,6 +42,13 @@ class PostfixQueue:
                 found.update(files)
         return frozenset(found)
 
+    def started_at(self) -> float:
+        """When this Postfix was started (seconds since 1970): master(8) writes its number then. 0: never."""
+        try:
+            return (self._directory / "pid" / "master.pid").stat().st_mtime
+        except OSError:
+            return 0.0
+
     async def put(self, envelope: Envelope, message: bytes) -> None:
         """Queue *message* (CR LF) as new mail with *envelope*. On return it is on disk. Raises HoldfastError."""
         argv = [*self._sendmail, "-G", "-i", "-f", envelope.sender_text(), "--", *envelope.recipient_texts()]

@@ -15,6 +15,8 @@ The gates note what happens to a message as *events*, one line of JSON each, in 
 ``delivered``  the mail store has it, for these recipients
 ``rejected``   the mail store did not take it, for these recipients; unless the queue repeats it, it goes back
 ``settled``    the queue file is gone: everything was delivered, handed on, or returned
+``restarted``  Postfix was started anew while the message was in its queue: what it had sent just before, it may have
+               sent again
 ``safe``       this machine's events up to number ``upto`` are in the log, as record ``record`` of the log ``log``
 ``began``      the gates began on this machine
 

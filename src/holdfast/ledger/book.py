@@ -70,6 +70,12 @@ class Book:
             self.flush()
         self._number(event)
 
+    def take(self, lines: bytes) -> None:
+        """Whole lines of another machine's, with its numbers. Raises NoSpace."""
+        if len(self._pending) >= PENDING_MAX:
+            self.flush()
+        self._pending.append(lines)
+
     def _number(self, event: Event) -> None:
         self._n += 1
         self._pending.append(encode(msgspec.structs.replace(event, n=self._n)))

@@ -61,6 +61,13 @@ class Settled(_Event, frozen=True, tag="settled"):
     queue: str
 
 
+class Restarted(_Event, frozen=True, tag="restarted"):
+    """Postfix was started anew while it was in the queue."""
+
+    delivery: str
+    queue: str
+
+
 class Safe(_Event, frozen=True, tag="safe"):
     upto: int
     log: str
@@ -72,8 +79,8 @@ class Began(_Event, frozen=True, tag="began"):
     pass
 
 
-Event = Accepted | Refused | Delivered | Rejected | Settled | Safe | Began
-OfMessage = Accepted | Refused | Delivered | Rejected | Settled
+OfMessage = Accepted | Refused | Delivered | Rejected | Settled | Restarted
+Event = OfMessage | Safe | Began
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = msgspec.json.Decoder(Event)
 

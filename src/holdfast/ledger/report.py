@@ -99,6 +99,11 @@ TABLE: Final = (
         lambda c: c.facts.again and c.facts.settled,
         "sent once more after its machine was replaced: it may have come twice",
     ),
+    Row(
+        Kind.RESENT,
+        lambda c: c.facts.restarted and c.facts.settled and not c.facts.elsewhere,
+        "left the queue after Postfix was started anew: if it had gone just before, it went twice",
+    ),
     Row(Kind.LEFT, lambda c: c.facts.settled, "left the queue: handed on, or returned; Postfix's log says which"),
     Row(
         Kind.UNKNOWN,

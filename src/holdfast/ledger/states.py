@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from holdfast.ledger.events import Accepted, Delivered, Event, Refused, Rejected, Safe, Settled
+from holdfast.ledger.events import Accepted, Delivered, Event, Refused, Rejected, Restarted, Safe, Settled
 
 
 class State(StrEnum):
@@ -46,6 +46,8 @@ class Facts(NamedTuple):
     """All its queue files are gone."""
     again: bool
     """Another machine than the first has queued it again."""
+    restarted: bool
+    """Postfix was started anew while it was in the queue."""
     elsewhere: bool
     """Others of its recipients are local by another name, and which is whose is not known."""
 
@@ -76,6 +78,11 @@ TABLE: Final = (
         State.RESENT,
         lambda f: f.again,
         "sent once more by the machine that took over: it may have come twice",
+    ),
+    Row(
+        State.RESENT,
+        lambda f: f.restarted and f.settled and not f.elsewhere,
+        "left the queue after Postfix was started anew: if it had gone just before, it went twice",
     ),
     Row(
         State.LEFT,
@@ -115,6 +122,7 @@ class Told:
     """By recipient; the first."""
     rejected: dict[str, Rejected] = field(default_factory=dict)
     settled: list[Settled] = field(default_factory=list)
+    restarted: list[Restarted] = field(default_factory=list)
 
     @property
     def first(self) -> Accepted | None:
@@ -158,9 +166,13 @@ class Ledger:
             case Safe():
                 self._safe.setdefault(event.machine, []).append((event.upto, Proof(event.log, event.record, event.at)))
             case Accepted():
-                self._told(event.delivery).accepted.append(event)
+                told = self._told(event.delivery)
+                if (event.machine, event.queue) not in {(one.machine, one.queue) for one in told.accepted}:
+                    told.accepted.append(event)  # a relay's lines may come twice
             case Refused():
                 self._told(event.delivery).refused.append(event)
+            case Restarted():
+                self._told(event.delivery).restarted.append(event)
             case Settled():
                 self._told(event.delivery).settled.append(event)
             case Delivered():
@@ -201,6 +213,7 @@ class Ledger:
             rejected=recipient in told.rejected,
             settled=bool(told.accepted) and not standing,
             again=any(event.after for event in told.accepted),
+            restarted=bool(told.restarted),
             elsewhere=any(name not in told.recipients for name in told.delivered),
         )
 

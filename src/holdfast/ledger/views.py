@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from msgspec import Struct
 
-from holdfast.ledger.events import Accepted, Delivered, OfMessage, Refused, Rejected, Settled
+from holdfast.ledger.events import Accepted, Delivered, OfMessage, Refused, Rejected, Restarted, Settled
 from holdfast.ledger.states import Ledger, Told
 
 
@@ -109,7 +109,7 @@ class Step(Struct, frozen=True):
 
 
 def story(ledger: Ledger, told: Told) -> list[Step]:
-    events: list[OfMessage] = [*told.accepted, *told.refused, *told.settled]
+    events: list[OfMessage] = [*told.accepted, *told.refused, *told.restarted, *told.settled]
     events += {id(event): event for event in told.delivered.values()}.values()
     events += {id(event): event for event in told.rejected.values()}.values()
     steps = []
@@ -134,5 +134,7 @@ def _words(event: OfMessage) -> str:
             return f"delivered to {', '.join(event.to)}"
         case Rejected():
             return f"the mail store did not take it for {', '.join(event.to)}"
+        case Restarted():
+            return f"Postfix was started anew, and has it in the queue as {event.queue}"
         case Settled():
             return f"queue file {event.queue} is gone: everything was delivered, handed on, or returned"

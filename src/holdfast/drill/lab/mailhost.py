@@ -68,6 +68,8 @@ class MailSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where Postfix delivers (the next hop of lmtp(8)): Dovecot, or a gate before it."""
     milter: str = ""
     """Whom Postfix asks before it accepts a message (smtpd_milters)."""
+    dovecot_more: str = ""
+    """Lines at the end of dovecot.conf."""
     services: tuple[Service, ...] = SERVICES
 
 
@@ -101,7 +103,7 @@ def configure(machine: Machine, settings: MailSettings | None = None) -> Site:
     put(machine, made.certificate, public.read_text())
     put(machine, made.key, private.read_text(), mode=0o600)
     if "dovecot" in settings.services:
-        put(machine, "/etc/dovecot/dovecot.conf", mail_files.dovecot_conf(made))
+        put(machine, "/etc/dovecot/dovecot.conf", mail_files.dovecot_conf(made) + settings.dovecot_more)
         put(machine, "/etc/dovecot/users", mail_files.dovecot_users(made, hashes), mode=0o640, group="dovecot")
     if "radicale" in settings.services:
         put(machine, "/etc/radicale/config", mail_files.radicale_config())
