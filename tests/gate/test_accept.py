@@ -17,7 +17,7 @@ from blake3 import blake3
 from holdfast.drill.lab.tools import wait_until
 from holdfast.gate.accept import Foreign, ShadowMilter
 from holdfast.gate.barrier import SharedBarrier
-from holdfast.gate.queue import PostfixQueue
+from holdfast.gate.queue import MARK, PostfixQueue
 from holdfast.gate.serve import Place, listening_at
 from holdfast.gate.shadow_files import FileShadows
 from holdfast.gate.shadow_stream import StreamShadows
@@ -229,6 +229,30 @@ def test_the_ledger_has_what_was_accepted_put_off_queued_again_and_settled(box: 
         assert ledger.row(told, RECIPIENTS[0]).state is State.RESENT
 
     (tmp_path / "shadows").mkdir()
+    played(play)
+
+
+def test_what_stood_in_a_queue_that_is_lost_is_queued_again(box: Box, tmp_path: Path) -> None:
+    """A machine whose disk was replaced, or that was rebuilt from a backup, has its shadows and another queue."""
+
+    async def play() -> None:
+        mark = box.postfix.config.parent / "queue" / MARK
+        async with milter(box, tmp_path, "main", Barrier()) as made:
+            assert (await asyncio.to_thread(hand_in, box, "lost queue"))[0] == 250
+            (old,) = await made.store.standing()
+        await box.queue.throw_out([old.queue_id])
+        mark.unlink()
+        async with milter(box, tmp_path, "main", Barrier()) as made:
+            await until(lambda: made.counts.adopted == 1, "a place in the new queue")
+            (new,) = await made.store.standing()
+            assert new.delivery == old.delivery
+            assert new.queue_id != old.queue_id
+            assert new.queue_id in box.queue.ids()
+        await box.queue.throw_out([new.queue_id])
+        async with milter(box, tmp_path, "main", Barrier()) as made:  # the same queue: it has gone from there
+            await until(lambda: made.counts.settled == 1, "settling")
+            assert made.counts.adopted == 0
+
     played(play)
 
 

@@ -149,12 +149,30 @@ class ShadowMilter:
 
     async def _load(self) -> None:
         standing = await self.store.standing()
+        strange = await self._of_a_lost_queue(standing) if self.adopts_at_start else frozenset[Shadow]()
         for shadow in standing:
-            if shadow.machine == self.store.machine:
+            if shadow.machine == self.store.machine and shadow not in strange:
                 self._standing.setdefault(shadow.name, _Standing(shadow, 0))
         if self.adopts_at_start:
-            others = [Foreign(shadow, self.store) for shadow in standing if shadow.machine != self.store.machine]
+            others = [
+                Foreign(shadow, self.store)
+                for shadow in standing
+                if shadow.machine != self.store.machine or shadow in strange
+            ]
             self._tasks.append(asyncio.get_running_loop().create_task(self.adopt(others)))
+
+    async def _of_a_lost_queue(self, standing: list[Shadow]) -> frozenset[Shadow]:
+        """This machine's, accepted into a queue that it has no more: nothing of them was delivered by going from here.
+
+        Raises HoldfastError.
+        """
+        try:
+            since = await asyncio.to_thread(self.queue.since)
+            present = await asyncio.to_thread(self.queue.ids) | await asyncio.to_thread(self.queue.ids)
+        except OSError as error:
+            raise HoldfastError(f"the queue cannot be read: {error}", hint="Is Postfix whole?", retry=True) from None
+        own = [each for each in standing if each.machine == self.store.machine and each.queue_id not in present]
+        return frozenset([each for each in own if await self.store.accepted_at(each) < since])
 
     async def stop(self) -> None:
         """Clients without an answer hear 451 from Postfix, and come again."""

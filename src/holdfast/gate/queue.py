@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.errors import HoldfastError
+from holdfast.files import write_once
 from holdfast.gate.shadows import Envelope
 from holdfast.mail.port import Commands
 
 QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold")
+MARK: Final = "holdfast-queue"
 COMMAND_SECONDS_MAX: Final = 60.0
 _DELETE_AT_ONCE: Final = 1000
 
@@ -41,6 +43,14 @@ class PostfixQueue:
                 folders.sort()
                 found.update(files)
         return frozenset(found)
+
+    def since(self) -> float:
+        """When the gates first met this queue (seconds since 1970). A disk put in anew, or a machine rebuilt from a
+        backup, has another queue than the one that accepted what stands in the shadows. Raises OSError."""
+        mark = self._directory / MARK
+        if not mark.exists():
+            write_once(mark, b"Holdfast's gates: how old this queue is.\n")
+        return mark.stat().st_mtime
 
     def started_at(self) -> float:
         """When this Postfix was started (seconds since 1970): master(8) writes its number then. 0: never."""

@@ -121,6 +121,13 @@ class FileShadows:
         with self._readable():
             return standing_in(self.directory)
 
+    async def accepted_at(self, shadow: Shadow) -> float:
+        with self._readable():
+            try:
+                return self.path(shadow).stat().st_mtime
+            except FileNotFoundError:
+                return 0.0
+
     async def read(self, shadow: Shadow) -> tuple[Envelope, bytes]:
         with self._readable(retry=True):
             content = await asyncio.to_thread(self.path(shadow).read_bytes)

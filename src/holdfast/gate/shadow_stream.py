@@ -120,6 +120,10 @@ class StreamShadows:
     async def standing(self) -> list[Shadow]:
         return [listed.shadow for listed in await self.listed()]
 
+    async def accepted_at(self, shadow: Shadow) -> float:
+        message = await self._stream.last(f"{shadow.name}.{WHOLE}")
+        return 0.0 if message is None else _listed(message).head.at
+
     async def listed(self, machine: str = "*") -> list[Listed]:
         """Whole ones, the oldest first. Raises HoldfastError."""
         return [_listed(message) async for message in self._stream.read(f"{machine}.*.{WHOLE}")]

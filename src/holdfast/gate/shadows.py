@@ -92,6 +92,10 @@ class ShadowStore(Protocol):
         """Whole ones, of all machines, the oldest first where that is known. Raises HoldfastError."""
         ...
 
+    async def accepted_at(self, shadow: Shadow) -> float:
+        """Seconds since 1970, by the clock of its machine; 0: not known any more. Raises HoldfastError."""
+        ...
+
     async def read(self, shadow: Shadow) -> tuple[Envelope, bytes]:
         """The envelope, and the message with CR LF. Raises HoldfastError."""
         ...
