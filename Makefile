@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate lab docs drill-failover drill-mail chaos clean
+.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate bench-drain lab docs drill-failover drill-mail chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -31,6 +31,9 @@ bench-delivery: setup  ## deliveries: bare Dovecot, Dovecot's replicator, Holdfa
 
 bench-gate: setup  ## what the gates cost: deliveries and acceptances with and without
 	@$(PYTHON) -m bench.gate $(ARGUMENTS)
+
+bench-drain: setup  ## a relay's hold queue handed on, beside the same straight into Dovecot
+	@$(PYTHON) -m bench.drain $(ARGUMENTS)
 
 bench-scan: setup  ## a scan beside rsync
 	@$(PYTHON) bench/scan.py

@@ -27,6 +27,7 @@ from holdfast import __version__
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
+from holdfast.gate.options import LogOptions
 from holdfast.log.anew import Anew, whole
 from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
@@ -37,6 +38,7 @@ from holdfast.log.server import LogServer
 from holdfast.log.server_config import Peer, ServerSettings
 from holdfast.log.trust import describe
 from holdfast.mail.commands import SystemCommands
+from holdfast.mail.postfix import Postfix
 from holdfast.mail.site import MailSite
 from holdfast.memory import keep_freed
 from holdfast.node.address import Addresses
@@ -52,6 +54,7 @@ from holdfast.node.local import LocalFile
 from holdfast.node.node import Node
 from holdfast.node.operations import Operations
 from holdfast.node.rehearsal import Rehearsals
+from holdfast.node.relaying import RelayGate, Relaying, log_options
 from holdfast.node.served import Served, ServedFile
 from holdfast.node.serving import Serving
 from holdfast.node.settings import Settings, load_settings
@@ -165,6 +168,22 @@ def _only_agent(settings: Settings) -> IO[str]:
     return lock
 
 
+def _log_options(settings: Settings, folder: Folder) -> LogOptions | None:
+    """For the gates' side streams; None where no relay takes mail."""
+    return log_options(settings, folder.base, _urls(settings)) if settings.relay.takes_mail else None
+
+
+def _relaying(settings: Settings, folder: Folder, history: History) -> Relaying | None:
+    """None on machines that hold mail, and on relays that only store the log."""
+    log = _log_options(settings, folder)
+    if settings.me.role != "relay" or log is None:
+        return None
+    state = str(settings.state)
+    postfix = Postfix(settings.mail.postfix, SystemCommands(), state_directory=state, probe=settings.mail.probe)
+    main_cf = Path(settings.mail.postfix.config_directory) / "main.cf"
+    return Relaying(RelayGate(settings, log), postfix, main_cf, history)
+
+
 def _addresses(settings: Settings) -> Addresses | CommandedAddresses:
     service = settings.service
     if service.command:
@@ -174,7 +193,7 @@ def _addresses(settings: Settings) -> Addresses | CommandedAddresses:
     return Addresses(service.interface, service.addresses, lease_seconds=lease)
 
 
-def _serving(settings: Settings) -> Serving:
+def _serving(settings: Settings, folder: Folder) -> Serving:
     service = settings.service
     return Serving(
         lambda: MailSite(settings.mail, SystemCommands()),
@@ -190,7 +209,7 @@ def _serving(settings: Settings) -> Serving:
                 tuple(settings.outside_environment.items()),
             ),
         ),
-        Gate(settings) if settings.gate.used else None,
+        Gate(settings, _log_options(settings, folder)) if settings.gate.used else None,
     )
 
 
@@ -198,7 +217,7 @@ def _world(settings: Settings, folder: Folder, connection: Connection, bus: Nats
     mail_machine = settings.me.role == "mail"
     urls = _urls(settings)
     steward = folder.tls_files().as_steward()
-    serving = _serving(settings)
+    serving = _serving(settings, folder)
     local = LocalFile(settings.state / "node.json")
     if mail_machine:
         _doubt_after_unclean_end(settings, local)
@@ -307,6 +326,9 @@ async def _agent(settings: Settings, folder: Folder) -> None:
         await guard.start()
         alarms.start()
         rehearsals.start()
+        relaying = _relaying(settings, folder, node.world.history)
+        if relaying is not None:
+            relaying.start()
         running = asyncio.create_task(node.run())
         stopping = asyncio.create_task(stop.wait())
         up = round(time.time() - _machine_started_at(), 1)
@@ -314,6 +336,8 @@ async def _agent(settings: Settings, folder: Folder) -> None:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         await rehearsals.stop()
+        if relaying is not None:
+            await relaying.stop()
         await node.stop()
         await running
         await guard.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from holdfast.errors import HoldfastError
 from holdfast.gate.shadow_files import FileShadows
 from holdfast.gate.shadow_stream import PART_BYTES, StreamShadows
 from holdfast.gate.shadows import Envelope, ShadowStore
+from holdfast.log import side as side_port
 from holdfast.log.side_memory import MemorySide
 from tests.gate.test_accept import played
 
@@ -92,5 +94,35 @@ def test_parts_of_what_came_to_no_end_are_forgotten(tmp_path: Path) -> None:
         await StreamShadows(side, "relay", tmp_path).forget_unfinished()
         left = [message.subject async for message in side.read()]
         assert left == ["relay.whole.0", "relay.whole.1", "relay2.torn.1"]
+
+    played(play)
+
+
+def test_parts_of_what_is_under_way_are_not_forgotten(tmp_path: Path) -> None:
+    class Slow(MemorySide):
+        """The last record of a message waits."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.go, self.reached = asyncio.Event(), asyncio.Event()
+
+        async def publish(self, subject: str, payload: bytes, *, once: str = "") -> side_port.Place:
+            if subject.endswith(".0"):
+                self.reached.set()
+                await self.go.wait()
+            return await super().publish(subject, payload, once=once)
+
+    async def play() -> None:
+        side = Slow()
+        store = StreamShadows(side, "relay", tmp_path)
+        writing = store.write("long", ENVELOPE)
+        writing.write(b"x" * (2 * PART_BYTES))
+        keeping = asyncio.create_task(writing.keep("4Queue1"))
+        await side.reached.wait()
+        await store.forget_unfinished()
+        side.go.set()
+        shadow = await keeping
+        await store.forget_unfinished()
+        assert (await store.read(shadow))[1] == b"x" * (2 * PART_BYTES)
 
     played(play)

@@ -264,6 +264,7 @@ def protected_site(
     milter: str = "",
     failover: str = "manual",
     edit: Callable[[str], str] | None = None,
+    relays: dict[str, str] | None = None,
 ) -> Iterator[Site]:
     """A lab under protection, settled; gone when the block is left."""
     spec = LabSpec(
@@ -280,6 +281,7 @@ def protected_site(
             mailhost.MailSettings(format=kind, plaintext=True, deliver_to=deliver_to, milter=milter),
             more_configuration=more_configuration,
             failover=failover,
+            relays=relays,
         )
         site.protected.wait_settled()
         yield site

@@ -33,6 +33,7 @@ class _Group(LateGroup):
         "decide": Late("holdfast.console.failover", "decide", "Take over now, or wait? What each would cost."),
         "ledger": Late("holdfast.console.ledger", "ledger", "What became of each message: show, find, report, export."),
         "rehearse": Late("holdfast.console.rehearse", "rehearse", "On a standby: show now that its copy can serve."),
+        "relay": Late("holdfast.console.relay", "relay", "On a relay that takes mail: status, hold, drain, export."),
         "merge": Late("holdfast.console.failover", "merge", "Add what only a returned machine has of messages."),
         "alarm": Late("holdfast.console.failover", "alarm", "Send a test to whom the alarms go."),
         "rebuild": Late("holdfast.console.rebuild", "rebuild", "From a bare machine to running mail, from a backup."),
@@ -42,8 +43,8 @@ class _Group(LateGroup):
     }
     _order = (
         "init", "join", "check", "agent", "status", "verify", "switchover", "takeover", "decide", "pause", "resume",
-        "rehearse", "vault", "restore", "rebuild", "barrier", "log", "history", "why", "ledger", "merge", "alarm",
-        "trust", "found", "release", "lab", "version",
+        "rehearse", "vault", "restore", "rebuild", "barrier", "log", "history", "why", "ledger", "relay", "merge",
+        "alarm", "trust", "found", "release", "lab", "version",
     )  # fmt: skip
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -228,6 +229,8 @@ def join(bundle: str | None, code: str, rejoin: bool, as_json: bool) -> None:
         _emit({"site": settings.site, "machine": settings.machine, "role": settings.me.role})
     else:
         click.echo(f"This machine is {settings.machine} ({settings.me.role}) of site {settings.site}.")
+        if settings.me.role == "relay" and settings.relay.takes_mail:
+            click.echo("It takes mail: `holdfast relay configure --hostname NAME` writes its Postfix's configuration.")
         click.echo("Now start the agent: systemctl enable --now holdfast")
 
 

@@ -22,6 +22,12 @@ AGENT: Final = Unit(name="holdfast", argv=("holdfast", "agent"), on_exit=("holdf
 READY_SECONDS_MAX: Final = 120.0
 POLL_SECONDS: Final = 0.05
 PASSWORD_FILE: Final = "/etc/holdfast/probe.password"
+RELAY_CONFIGURATION: Final = """
+[relay]
+mode = "front"
+adopt_seconds = 5
+"""
+"""Five seconds: a drill does not wait a minute for a relay."""
 MAIL_ROLES: Final = ("primary", "standby")
 
 
@@ -44,15 +50,20 @@ class ProtectedLab:
         more_configuration: str = "",
         failover: str = "manual",
         vault: bool = False,
+        relays: dict[str, str] | None = None,
     ) -> None:
-        """Set everything up and start the agents; returns at once. *vault*: see ``lab_vault``. Raises LabError."""
+        """Set everything up and start the agents; returns at once. *vault*: see ``lab_vault``. *relays*: machines that
+        take mail, and how (``relay.mode``). Raises LabError."""
         self._failover = failover
         main, *standbys = self.mail_machines
         mailhost.configure(main, mail)
         if vault:
             lab_vault.make_vault(main)
             more_configuration += lab_vault.CONFIGURATION
-        for machine in standbys:
+        relays = relays or {}
+        if relays:
+            more_configuration += RELAY_CONFIGURATION
+        for machine in [*standbys, *(self.lab.machine(name) for name in relays)]:
             mailhost.prepare(machine)
         bundles = self._init(main, more_configuration)
         for machine in self._agents():
@@ -61,9 +72,18 @@ class ProtectedLab:
                 if vault and machine.state.role in MAIL_ROLES:
                     lab_vault.share_key(main, machine)
             self._allow_many_takeovers(machine)
+            if machine.name in relays:
+                self._configure_relay(machine, relays[machine.name])
             machine.sync()
         for machine in self._agents():
             machine.boot(AGENT)
+
+    def _configure_relay(self, machine: Machine, mode: str) -> None:
+        path = machine.path("/etc/holdfast/holdfast.toml")
+        path.write_text(path.read_text().replace('mode = "front"', f'mode = "{mode}"', 1))
+        overrides = machine.path("/etc/holdfast/overrides/postfix.cf")
+        overrides.write_text(f"{overrides.read_text()}maillog_file = /var/log/mail.log\n")  # no syslog daemon here
+        machine.run(["holdfast", "relay", "configure"])
 
     def _allow_many_takeovers(self, machine: Machine) -> None:
         """A drill kills more often than is allowed to be an accident."""

@@ -38,6 +38,16 @@ Gates for what users do themselves: bytes pass, the success of a change is held 
 ``passing``     sockets around both
 ``dav``         an HTTP proxy before Radicale
 
+A relay takes mail in for a primary that is down (docs/systems/relay.md).
+
+``shadow_files``, ``shadow_stream``   the two stores of shadows: a protected tree; a side stream of the log
+``relay``       what this process does on a relay: milter, policy, tables, handing on
+``relays``      what it does on the primary for relays: their streams and list, and what a dead one had accepted
+``recipients``, ``recipients_found``, ``tables``   the list of recipients: what it is, where from, what for
+``observers``, ``policy``   whether the primary is down by more than our own ears; Postfix asks
+``held``, ``pace``, ``drain``   what waits, and handing it on at the primary's pace
+``agent``, ``side``, ``control``, ``relay_process``   asking the agent, the way to side streams, the door, the wiring
+
 ``options``     what the agent tells the process that runs all of them
 
 **The LMTP gate's promise.** A delivery answered with 2xx is in the log on two machines, and so is the note that it was

@@ -28,6 +28,7 @@ from holdfast.gate.noting import NotedBarrier
 from holdfast.gate.options import GateOptions
 from holdfast.gate.passing import PassingGate
 from holdfast.gate.queue import PostfixQueue
+from holdfast.gate.relay_process import serve_relay, serve_relays
 from holdfast.gate.serve import LmtpGate, Place
 from holdfast.gate.shadow_files import FileShadows
 from holdfast.gate.sieve import SieveSession
@@ -49,6 +50,9 @@ async def _serve(options: GateOptions) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if options.relay is not None:
+        await serve_relay(options, stop)
+        return
     agent = AgentBarrier(Path(options.agent_socket), options.barrier_seconds)
     book = Book(Path(options.ledger), options.machine, time.time, Limits(options.ledger_days, options.ledger_bytes))
     barrier = SharedBarrier(NotedBarrier(agent, book))
@@ -67,9 +71,12 @@ async def _serve(options: GateOptions) -> None:
                 queue,
                 book,
                 subjects=options.ledger_subjects,
+                relays=frozenset(options.relays.addresses if options.relays else ()),
             )
             gates.push_async_callback(milter.stop)
             await milter.start(socket.socket(fileno=options.milter_fd))
+            if options.relays is not None:
+                await serve_relays(options, milter, gates)
         deliveries = bool(options.lmtp_fd or options.milter_fd)
         if deliveries:
             keeper = Keeper(book, barrier, options, milter)

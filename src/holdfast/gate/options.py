@@ -5,6 +5,41 @@ from __future__ import annotations
 from msgspec import Struct
 
 
+class LogOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to reach the log's servers, for side streams."""
+
+    urls: tuple[str, ...]
+    tls: str
+    """The folder of this machine's identity."""
+    relay_key: str
+    """The file of the key that seals side streams."""
+    segment: str
+    replicas: int
+
+
+class RelayOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """On a relay that takes mail."""
+
+    mode: str
+    folder: str
+    tables: str
+    control: str
+    """The socket at which people's questions are answered."""
+    hold_days: int
+    list_hours: float
+
+
+class RelaysOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """On a machine that holds mail, where there are such relays."""
+
+    names: tuple[str, ...]
+    addresses: tuple[str, ...]
+    """By which they come to hand mail on."""
+    adopt_seconds: float
+    hold_bytes: int
+    spool: str
+
+
 class GateOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """Sockets are open listening ones, by number; 0: that gate is off."""
 
@@ -34,3 +69,7 @@ class GateOptions(Struct, frozen=True, forbid_unknown_fields=True):
     sieve_server: str = ""
     dav_fd: int = 0
     dav_server: str = ""
+    policy_fd: int = 0
+    log: LogOptions | None = None
+    relay: RelayOptions | None = None
+    relays: RelaysOptions | None = None

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import msgspec
+from msgspec import Struct
+
 from holdfast.errors import HoldfastError
 from holdfast.files import write_once
 from holdfast.gate.shadows import Envelope
@@ -15,7 +18,26 @@ from holdfast.mail.port import Commands
 QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold")
 MARK: Final = "holdfast-queue"
 COMMAND_SECONDS_MAX: Final = 60.0
-_DELETE_AT_ONCE: Final = 1000
+LISTING_SECONDS_MAX: Final = 300.0
+_AT_ONCE: Final = 1000
+
+
+class QueuedRecipient(Struct, frozen=True):
+    address: str
+    delay_reason: str = ""
+
+
+class Queued(Struct, frozen=True):
+    """A message in the queue."""
+
+    queue_name: str
+    queue_id: str
+    arrival_time: int
+    """Seconds since 1970."""
+    message_size: int
+    sender: str
+    recipients: tuple[QueuedRecipient, ...]
+    """Those that do not have it yet."""
 
 
 class PostfixQueue:
@@ -59,6 +81,25 @@ class PostfixQueue:
         except OSError:
             return 0.0
 
+    async def listed(self) -> list[Queued]:
+        """All messages, as Postfix lists them (postqueue(1), "JSON OBJECT FORMAT"). Raises HoldfastError."""
+        result = await self._commands.run(["postqueue", *self._options, "-j"], timeout_seconds=LISTING_SECONDS_MAX)
+        if not result.ok:
+            raise HoldfastError(f"the queue cannot be listed: {result.words}", hint="Does Postfix run?", retry=True)
+        return [msgspec.json.decode(line, type=Queued) for line in result.output.splitlines() if line]
+
+    async def flush(self) -> None:
+        """Try everything that was put off, now. Raises HoldfastError."""
+        await self._told(["postqueue", *self._options, "-f"])
+
+    async def hold_all(self) -> None:
+        """Put everything that waits, and is not being delivered at this moment, on hold. Raises HoldfastError."""
+        await self._told(["postsuper", *self._options, "-h", "ALL"])
+
+    async def release(self, ids: Iterable[str]) -> None:
+        """From hold, to be delivered at the next :meth:`flush`. Raises HoldfastError."""
+        await self._for_all(ids, "-H")
+
     async def put(self, envelope: Envelope, message: bytes) -> None:
         """Queue *message* (CR LF) as new mail with *envelope*. On return it is on disk. Raises HoldfastError."""
         argv = [*self._sendmail, "-G", "-i", "-f", envelope.sender_text(), "--", *envelope.recipient_texts()]
@@ -72,13 +113,16 @@ class PostfixQueue:
 
     async def throw_out(self, ids: Iterable[str]) -> None:
         """Remove messages. Raises HoldfastError."""
+        await self._for_all(ids, "-d")
+
+    async def _for_all(self, ids: Iterable[str], option: str) -> None:
         left = sorted(ids)
         while left:
-            some, left = left[:_DELETE_AT_ONCE], left[_DELETE_AT_ONCE:]
-            result = await self._commands.run(
-                ["postsuper", *self._options, "-d", "-"],
-                timeout_seconds=COMMAND_SECONDS_MAX,
-                stdin="".join(f"{queue_id}\n" for queue_id in some).encode(),
-            )
-            if not result.ok:
-                raise HoldfastError(f"postsuper failed: {result.words}", hint="Is Postfix whole?", retry=True)
+            some, left = left[:_AT_ONCE], left[_AT_ONCE:]
+            stdin = "".join(f"{queue_id}\n" for queue_id in some).encode()
+            await self._told(["postsuper", *self._options, option, "-"], stdin)
+
+    async def _told(self, argv: list[str], stdin: bytes = b"") -> None:
+        result = await self._commands.run(argv, timeout_seconds=COMMAND_SECONDS_MAX, stdin=stdin)
+        if not result.ok:
+            raise HoldfastError(f"{argv[0]} failed: {result.words}", hint="Does Postfix run?", retry=True)

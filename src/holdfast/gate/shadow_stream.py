@@ -14,6 +14,7 @@ message that was never accepted. What is settled is purged: so the stream is the
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Collection
@@ -26,6 +27,7 @@ from msgspec import Struct
 from holdfast.errors import HoldfastError
 from holdfast.gate.shadows import Envelope, Shadow, checked_queue_id, full_disk
 from holdfast.log.side import SideMessage, SideStream
+from holdfast.log.side_seal import SealBroken
 
 STREAM: Final = "shadows"
 TAKEN: Final = "TAKEN"
@@ -36,6 +38,7 @@ PART_BYTES: Final = 1024 * 1024
 MEMORY_BYTES: Final = 128 * 1024
 """What comes is kept in memory up to here (most mail is shorter), then in a file: 500 sessions take 64 MB."""
 PARTS_AT_ONCE: Final = 4
+_log = logging.getLogger("holdfast.gate")
 
 
 class Head(Struct, frozen=True):
@@ -62,8 +65,12 @@ class Listed(Struct, frozen=True):
 class StreamWriting:
     """A :class:`holdfast.gate.shadows.Writing`."""
 
-    def __init__(self, stream: SideStream, shadow: Shadow, envelope: Envelope, spool: Path, at: float) -> None:
+    def __init__(
+        self, stream: SideStream, shadow: Shadow, envelope: Envelope, spool: Path, at: float, under_way: set[str]
+    ) -> None:
+        """*under_way*: names of all that are being written."""
         self._stream, self._shadow, self._envelope, self._spool, self._at = stream, shadow, envelope, spool, at
+        self._under_way = under_way
         self.left: Shadow | None = None
         self._bytes = 0
         with full_disk(spool):
@@ -93,12 +100,13 @@ class StreamWriting:
             whole = msgspec.json.encode(head) + b"\n" + self._content.read(PART_BYTES)
             await self._stream.publish(f"{shadow.name}.{WHOLE}", whole)
         finally:
-            self._content.close()
+            self.drop()
         self.left = None
         return shadow
 
     def drop(self) -> None:
         self._content.close()
+        self._under_way.discard(self._shadow.name)
 
 
 class StreamShadows:
@@ -110,12 +118,16 @@ class StreamShadows:
         """*spool*: a folder on a disk, for long messages while they arrive. Raises HoldfastError."""
         self.machine = machine
         self._stream, self._spool, self._wall_seconds = stream, spool, wall_seconds
+        self._under_way: set[str] = set()
         with full_disk(spool):
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, delivery: str, envelope: Envelope) -> StreamWriting:
         shadow = Shadow(f"{self.machine}.{delivery}", self.machine, "", delivery)
-        return StreamWriting(self._stream, shadow, envelope, self._spool, self._wall_seconds())
+        at = self._wall_seconds()
+        writing = StreamWriting(self._stream, shadow, envelope, self._spool, at, self._under_way)
+        self._under_way.add(shadow.name)
+        return writing
 
     async def standing(self) -> list[Shadow]:
         return [listed.shadow for listed in await self.listed()]
@@ -125,17 +137,34 @@ class StreamShadows:
         return 0.0 if message is None else _listed(message).head.at
 
     async def listed(self, machine: str = "*") -> list[Listed]:
-        """Whole ones, the oldest first. Raises HoldfastError."""
-        return [_listed(message) async for message in self._stream.read(f"{machine}.*.{WHOLE}")]
+        """Whole ones, the oldest first. What cannot be read stays where it is, and keeps nobody from the rest.
+
+        Raises LogUnavailable.
+        """
+        found = []
+        try:
+            async for message in self._stream.read(f"{machine}.*.{WHOLE}"):
+                try:
+                    found.append(_listed(message))
+                except HoldfastError as error:
+                    _log.error("%s", error)
+        except SealBroken as error:  # told after all others
+            _log.error("%s", error)
+        return found
 
     async def forget_unfinished(self) -> None:
-        """Parts of this machine's messages that came to no end: it died, or the log was away. Raises HoldfastError."""
+        """Parts of this machine's messages that came to no end: it died, or the log was away. Raises HoldfastError.
+
+        Not those of what was under way when the reading began, or is now: what came to its end in between has been read
+        whole, because the reading goes to the stream's end.
+        """
+        before = set(self._under_way)
         whole: set[str] = set()
         parts: set[str] = set()
         async for message in self._stream.read(f"{self.machine}.*.*"):
             name, _, part = message.subject.rpartition(".")
             (whole if part == WHOLE else parts).add(name)
-        for name in parts - whole:
+        for name in parts - whole - before - self._under_way:
             await self._stream.purge(f"{name}.*")
 
     async def read(self, shadow: Shadow) -> tuple[Envelope, bytes]:

@@ -85,12 +85,18 @@ class Connection:
         self.subscribe(f"{self._inbox}.*", self._answered)
 
     @classmethod
+    def begin(cls, settings: LogConnection) -> Connection:
+        """Connect in the background, for as long as it takes. Raises ConfigurationError."""
+        connection = cls(settings)
+        connection._task = asyncio.create_task(connection._run(), name="log connection")
+        return connection
+
+    @classmethod
     async def open(cls, settings: LogConnection) -> Connection:
         """Connect to the first server that takes us. Raises NotTrusted or ConfigurationError at once, LogUnavailable
         at the deadline.
         """
-        connection = cls(settings)
-        connection._task = asyncio.create_task(connection._run(), name="log connection")
+        connection = cls.begin(settings)
         try:
             async with asyncio.timeout(settings.connect_seconds_max):
                 while not connection._connected.is_set():

@@ -32,7 +32,7 @@ FORMAT: Final = 1
 OWN_FOLDER: Final = "/etc/holdfast"
 OWN_TREE: Final = "holdfast"
 """A machine's own ``/etc/holdfast``: never copied to another machine, but archived with a scan's snapshots."""
-_OWN_KEYS: Final = ("segment.key", "tls/machine.key", "authority/ca.key")
+_OWN_KEYS: Final = ("segment.key", "relay.key", "tls/machine.key", "authority/ca.key")
 
 
 class Weight(StrEnum):

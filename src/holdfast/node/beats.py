@@ -125,6 +125,10 @@ class Beats:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def silent(self) -> dict[str, float]:
+        """How long nothing was heard of each other machine; or, never heard, for how long it is listened for."""
+        return self.hearing.tell(self._steady()).silent
+
     @property
     def all(self) -> dict[str, Beat]:
         """The last of each machine, however long ago."""

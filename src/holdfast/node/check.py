@@ -42,6 +42,8 @@ def check(configuration: Path, now: datetime) -> Checked:
     described = describe(files.certificate)
     if settings.me.role == "mail":
         folder.read_segment_key()
+    if settings.relay.takes_mail:
+        folder.read_relay_key()
     warnings = [*_warnings(settings)]
     if described.machine != settings.machine:
         warnings.append(

@@ -3,6 +3,7 @@
 ====== ==================== ==================================================================
 GET    /status              SiteStatus
 GET    /history?last=100    the last events
+GET    /heard               whom this machine hears (gate.agent.Heard): for the gates
 GET    /metrics             Prometheus text
 GET    /log?last=20         headers of the log's last records
 POST   /plan/ACTION         Plan of ``takeover`` or ``switchover``; body {"why": "", "force": false}
@@ -39,6 +40,7 @@ from holdfast.node.guard import Guard
 from holdfast.node.metrics import render_metrics
 from holdfast.node.node import Node
 from holdfast.node.rehearsal import Rehearsals
+from holdfast.node.relaying import heard
 from holdfast.node.status import last_records, site_status
 
 BARRIER_SECONDS_MAX: Final = 60.0
@@ -94,6 +96,7 @@ class Control:
         app.router.add_get("/history", self._history)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/log", self._log)
+        app.router.add_get("/heard", self._heard)
         for action in ACTIONS:
             app.router.add_post(f"/plan/{action}", self._plan)
             app.router.add_post(f"/{action}", self._act)
@@ -139,6 +142,9 @@ class Control:
     async def _log(self, request: web.Request) -> web.Response:
         last = request.query.get("last", "20")
         return _json(await last_records(self._node, min(int(last) if last.isdigit() else 20, RECORDS_MAX)))
+
+    async def _heard(self, request: web.Request) -> web.Response:
+        return _json(heard(self._node.beats, self._node.primary_name))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=render_metrics(await site_status(self._node)), content_type="text/plain")

@@ -263,6 +263,8 @@ def initial_configuration(
         "[failover]                    # what happens without a person: docs/concepts/failover.md",
         f'policy = "{policy}"',
         "",
+        "# [relay]                     # relays may take mail in, too: docs/systems/relay.md",
+        "",
         "[mail]                        # found by asking doveconf, postconf and Radicale's own configuration",
         mail_lines.rstrip("\n"),
         "",

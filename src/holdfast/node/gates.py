@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import pwd
@@ -17,7 +18,7 @@ from typing import Final
 import msgspec
 
 from holdfast.errors import HoldfastError
-from holdfast.gate.options import GateOptions
+from holdfast.gate.options import GateOptions, LogOptions, RelaysOptions
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import Place, listening_at
 from holdfast.gate.shadow_files import PART, FileShadows
@@ -32,6 +33,7 @@ DELIVERIES: Final = "deliveries"
 SHADOWS: Final = "shadows"
 LEDGER: Final = "ledger"
 LEDGER_VIEW: Final = "ledger.json"
+RELAY_SPOOL: Final = "relay-spool"
 _log = logging.getLogger("holdfast.gate")
 
 
@@ -47,6 +49,23 @@ def gate_trees(settings: Settings) -> tuple[TreeSpec, ...]:
     return tuple(trees)
 
 
+def relays_options(settings: Settings) -> RelaysOptions | None:
+    """For a machine that holds mail; None where no relay takes any."""
+    relay = settings.relay
+    if not relay.takes_mail:
+        return None
+    return RelaysOptions(
+        names=tuple(machine.name for machine in settings.relays),
+        addresses=tuple(
+            str(ipaddress.ip_address(text))
+            for text in (*(machine.address for machine in settings.relays), *relay.also_from)
+        ),
+        adopt_seconds=relay.adopt_seconds,
+        hold_bytes=relay.hold_bytes,
+        spool=str(settings.state / RELAY_SPOOL),
+    )
+
+
 def _postfix() -> tuple[int, int] | None:
     """Postfix's user, who opens the socket; None where there is none: root alone can open it then."""
     try:
@@ -59,8 +78,8 @@ def _postfix() -> tuple[int, int] | None:
 class Gate:
     """The gates of this machine: on while it serves."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError."""
+    def __init__(self, settings: Settings, log: LogOptions | None = None) -> None:
+        """*log*: needed where relays take mail. Raises ConfigurationError."""
         gate = settings.gate
         places = {"lmtp": gate.lmtp, "milter": gate.milter, "imap": gate.imap, "sieve": gate.sieve, "dav": gate.dav}
         self._places = {f"{name}_fd": Place.parse(text) for name, text in places.items() if text}
@@ -81,6 +100,8 @@ class Gate:
             ledger_bytes=gate.ledger_bytes,
             ledger_subjects=gate.ledger_subjects,
             ledger_view=str(settings.run / LEDGER_VIEW),
+            log=log,
+            relays=None if log is None else relays_options(settings),
         )
         self._sockets: dict[str, socket.socket] = {}
         self._process: asyncio.subprocess.Process | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
@@ -37,7 +38,8 @@ class MachineSettings(_Table, frozen=True):
 
     name: str
     role: Role
-    """``mail``: holds the trees, may be primary. ``relay``: only stores the log and hears beats."""
+    """``mail``: holds the trees, may be primary. ``relay``: stores the log, hears beats, and takes in mail where
+    ``[relay]`` says so."""
     address: str
     """Its own address (IP) for the log and the beats; never the service address."""
 
@@ -130,6 +132,39 @@ class GateSettings(_Table, frozen=True):
         return bool(self.lmtp or self.milter or self.imap or self.sieve or self.dav)
 
 
+class RelaySettings(_Table, frozen=True):
+    """``[relay]``: what machines of role ``relay`` do besides storing the log. The same on every machine.
+    docs/systems/relay.md.
+    """
+
+    mode: Literal["log", "front", "backup-mx"] = "log"
+    """``log``: nothing more. ``front``: all mail from outside comes through the relays, which hand it on.
+    ``backup-mx``: a relay takes mail only while it and another machine agree that the primary does not serve."""
+    milter: str = "unix:/var/spool/postfix/private/holdfast-milter"
+    """Where the relay's Postfix asks before it accepts a message."""
+    policy: str = "unix:/var/spool/postfix/private/holdfast-policy"
+    """Where it asks before it accepts a recipient."""
+    hand_on_to: tuple[str, ...] = ()
+    """Where the primary's Postfix takes mail, as in transport(5): ``[192.0.2.10]:25``. Empty: the service addresses."""
+    also_from: tuple[str, ...] = ()
+    """IP addresses by which relays come to the primary, other than those of ``machines``."""
+    hold_days: int = 30
+    """How long a relay tries to hand mail on before it goes back to its sender."""
+    hold_bytes: int = 8 * 1024**3
+    """How much all relays hold together: beyond, 452. The log's servers need this much more room."""
+    adopt_seconds: float = 60.0
+    """A relay not heard for so long is gone: the primary delivers what it had accepted."""
+    list_hours: float = 72.0
+    """A list of recipients older than this is warned of; it is used all the same."""
+    certificate: str = ""
+    """Of the relay's Postfix, PEM with its chain; empty: the machine's own certificate of this site."""
+    key: str = ""
+
+    @property
+    def takes_mail(self) -> bool:
+        return self.mode != "log"
+
+
 class FailoverSettings(_Table, frozen=True):
     """``[failover]``: what happens without a person when the primary is gone. The same on every machine.
 
@@ -202,6 +237,7 @@ class Settings(_Table, frozen=True):
     failover: FailoverSettings = field(default_factory=FailoverSettings)
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    relay: RelaySettings = field(default_factory=RelaySettings)
     vaults: tuple[VaultSettings, ...] = ()
     state_directory: str = "/var/lib/holdfast"
     run_directory: str = "/run/holdfast"
@@ -381,9 +417,35 @@ def _checked(settings: Settings, source: str) -> Settings:
             "gate.milter and mail.postfix.protect_queue: each of them would bring the queue to the standby",
             "Set protect_queue = false: shadows lose nothing.",
         )
+    _check_relay(settings, wrong)
     if settings.log.limit_bytes < settings.log.retention_bytes:
         raise wrong("log.limit_bytes is below log.retention_bytes", "The limit is the larger of the two.")
     return settings
+
+
+def _check_relay(settings: Settings, wrong: Callable[[str, str], ConfigurationError]) -> None:
+    relay = settings.relay
+    if not relay.takes_mail:
+        return
+    if not settings.relays:
+        raise wrong(f'relay.mode = "{relay.mode}", but no machine has role = "relay"', "Add one to [[machines]].")
+    if not (settings.gate.lmtp and settings.gate.milter):
+        raise wrong(
+            f'relay.mode = "{relay.mode}" without gate.lmtp and gate.milter: what a relay hands on twice would be '
+            "delivered twice",
+            "Set both: docs/concepts/gates.md.",
+        )
+    if not relay.hand_on_to and not settings.service.addresses:
+        raise wrong("relay.hand_on_to is empty, and there is no service address", 'Write hand_on_to = ["[HOST]:25"].')
+    for address in relay.also_from:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise wrong(f"relay.also_from: {address!r} is no IP address", "Write it without prefix length.") from None
+    if relay.hold_days < 1:
+        raise wrong(f"relay.hold_days = {relay.hold_days}", "At least one day.")
+    if bool(relay.certificate) != bool(relay.key):
+        raise wrong("relay.certificate and relay.key belong together", "Set both, or neither.")
 
 
 def parse_settings(text: str, source: str) -> Settings:

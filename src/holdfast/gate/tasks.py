@@ -1,0 +1,25 @@
+"""Work in the background that must not end unseen: with a fault of ours the process ends, and is started again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+
+_log = logging.getLogger("holdfast.gate")
+
+
+def in_background(work: Coroutine[object, object, None], stack: AsyncExitStack) -> None:
+    """Until *stack* ends."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_ended)
+    stack.callback(task.cancel)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("a bug: the gates end", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)

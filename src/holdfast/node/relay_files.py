@@ -1,0 +1,150 @@
+"""The configuration of a relay's Postfix, whole: ``main.cf`` and ``master.cf``. Pure: from settings to text.
+
+Written by `holdfast relay configure`. Each setting is in postconf(5); why it has its value stands beside it, because an
+administrator reads the file first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+from holdfast.gate.serve import Place
+from holdfast.gate.tables import KIND
+from holdfast.node.settings import Settings
+
+QUEUE: Final = "/var/spool/postfix/"
+TABLES: Final = "/etc/postfix/holdfast"
+RETRY_SECONDS: Final = (30, 300)
+"""First and longest pause between two tries to hand a message on; when the primary is heard again, it is told at once.
+Postfix's own are 300 and 4000."""
+
+
+def main_cf(settings: Settings, hostname: str) -> str:
+    relay = settings.relay
+    certificate = relay.certificate or "/etc/holdfast/tls/machine.pem"
+    key = relay.key or "/etc/holdfast/tls/machine.key"
+    return f"""\
+# /etc/postfix/main.cf -- the relay of site {settings.site}: takes mail in, keeps it safe, hands it on. See postconf(5).
+# Written by `holdfast relay configure` from /etc/holdfast/holdfast.toml; check with: postfix check
+
+compatibility_level = 3.6
+myhostname = {hostname}
+myorigin = $myhostname
+smtpd_banner = $myhostname ESMTP $mail_name
+biff = no
+append_dot_mydomain = no
+readme_directory = no
+inet_interfaces = all
+inet_protocols = all
+mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
+
+# No mailboxes and no aliases here: everything is handed on.
+mydestination =
+local_recipient_maps =
+local_transport = error:5.1.1 this machine has no mailboxes
+alias_maps =
+alias_database =
+
+# --- For whom ----------------------------------------------------------------------------------------------------
+# The tables are made by the agent, from the primary's list: who is not in it is refused at RCPT TO.
+relay_domains = {KIND}:{TABLES}/domains
+relay_recipient_maps = {KIND}:{TABLES}/recipients
+# {_mode_words(relay.mode)}
+smtpd_client_restrictions = check_policy_service unix:{_inside(relay.policy)}
+smtpd_relay_restrictions = reject_unauth_destination
+smtpd_recipient_restrictions = reject_unlisted_recipient, check_recipient_access {KIND}:{TABLES}/unlisted
+# Where recipients cannot be listed, the primary is asked; while it is away, what it said before counts for a month.
+unverified_recipient_reject_code = 550
+address_verify_positive_expire_time = 31d
+address_verify_negative_refresh_time = 1h
+# The two below are the primary's: the agent sets them with the list. What it would not take would go back.
+recipient_delimiter =
+message_size_limit = 52428800
+
+# --- Accepted means: on two machines --------------------------------------------------------------------------------
+# The answer to a message waits for its copy in the log. No log, no agent: 451. No room, here or there: 452.
+smtpd_milters = unix:{_inside(relay.milter)}
+non_smtpd_milters = $smtpd_milters
+milter_default_action = tempfail
+milter_protocol = 6
+# What this machine itself sends back to senders has a copy, too.
+internal_mail_filter_classes = bounce
+# Room that is kept free: two of the largest messages.
+queue_minfree = 125829120
+smtpd_soft_error_limit = 10
+smtpd_hard_error_limit = 20
+
+# --- Handing on -----------------------------------------------------------------------------------------------------
+# Several: one after the other is tried.
+relay_transport = relay:{", ".join(hand_on_to(settings))}
+minimal_backoff_time = {RETRY_SECONDS[0]}s
+maximal_backoff_time = {RETRY_SECONDS[1]}s
+queue_run_delay = {RETRY_SECONDS[0]}s
+maximal_queue_lifetime = {relay.hold_days}d
+bounce_queue_lifetime = {relay.hold_days}d
+delay_warning_time = 0h
+
+# --- TLS -----------------------------------------------------------------------------------------------------------
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = {certificate}
+smtpd_tls_key_file = {key}
+smtpd_tls_mandatory_protocols = >=TLSv1.2
+smtpd_tls_loglevel = 1
+smtp_tls_security_level = may
+smtp_tls_CAfile = /etc/ssl/certs/ca-certificates.crt
+smtp_tls_loglevel = 1
+"""
+
+
+def _mode_words(mode: str) -> str:
+    if mode == "front":
+        return "All mail from outside comes through here. Before the first list has come: 450."
+    return "Backup MX: 450 while the primary serves, or while the others do not say that it does not."
+
+
+def _inside(place: str) -> str:
+    """A socket's path as a chrooted Postfix sees it."""
+    return Place.parse(place).path.removeprefix(QUEUE)
+
+
+def hand_on_to(settings: Settings) -> tuple[str, ...]:
+    """Next hops, as in transport(5)."""
+    if settings.relay.hand_on_to:
+        return settings.relay.hand_on_to
+    found = []
+    for text in settings.service.addresses:
+        address = ipaddress.ip_interface(text).ip
+        found.append(f"[{address}]:25" if address.version == 4 else f"[ipv6:{address}]:25")
+    return tuple(found)
+
+
+def master_cf() -> str:
+    return """\
+# /etc/postfix/master.cf -- Postfix's processes on a relay. See master(5). Written by `holdfast relay configure`.
+# service type  private unpriv  chroot  wakeup  maxproc command + args
+smtp      inet  n       -       y       -       -       smtpd
+pickup    unix  n       -       y       60      1       pickup
+cleanup   unix  n       -       y       -       0       cleanup
+qmgr      unix  n       -       n       300     1       qmgr
+tlsmgr    unix  -       -       y       1000?   1       tlsmgr
+rewrite   unix  -       -       y       -       -       trivial-rewrite
+bounce    unix  -       -       y       -       0       bounce
+defer     unix  -       -       y       -       0       bounce
+trace     unix  -       -       y       -       0       bounce
+verify    unix  -       -       y       -       1       verify
+flush     unix  n       -       y       1000?   0       flush
+proxymap  unix  -       -       n       -       -       proxymap
+proxywrite unix -       -       n       -       1       proxymap
+smtp      unix  -       -       y       -       -       smtp
+relay     unix  -       -       y       -       -       smtp
+        -o syslog_name=postfix/$service_name
+showq     unix  n       -       y       -       -       showq
+error     unix  -       -       y       -       -       error
+retry     unix  -       -       y       -       -       error
+discard   unix  -       -       y       -       -       discard
+local     unix  -       n       n       -       -       local
+anvil     unix  -       -       y       -       1       anvil
+scache    unix  -       -       y       -       1       scache
+postlog   unix-dgram n  -       n       -       1       postlogd
+"""
