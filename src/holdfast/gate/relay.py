@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
@@ -40,7 +41,9 @@ from holdfast.mail.port import Commands
 LISTEN_SECONDS: Final = 0.5
 LIST_SECONDS: Final = 5.0
 FLUSH_SECONDS: Final = 60.0
-"""While the primary serves, what was put off is tried again this often."""
+"""While the primary serves, what was put off is tried again this often;"""
+FLUSH_EARLY_SECONDS: Final = 3.0
+"""and so often in its first FLUSH_SECONDS: its Postfix may answer later than its beats say."""
 TAKEN_SECONDS: Final = 10.0
 TAKEN_SECONDS_MAX: Final = 5.0
 """At the start, before Postfix runs. The log may be away: then it is not kept from handing on, and what is done twice
@@ -155,20 +158,23 @@ class Relay:
     async def _listen(self) -> None:
         """To the agent; when the primary serves again, everything waiting is tried at once."""
         assert self._queue is not None
-        served, flush_at = False, 0.0
+        served_since, flush_at = math.inf, 0.0
         while True:
             try:
                 self._heard = await self._agent.heard()
             except HoldfastError:
                 self._heard = Heard()  # nobody is heard: a backup MX takes nothing
             now = asyncio.get_running_loop().time()
-            if self._heard.served and (not served or now >= flush_at):
+            if not self._heard.served:
+                served_since, flush_at = math.inf, 0.0
+            elif now >= flush_at:
+                served_since = min(served_since, now)
+                early = now - served_since < FLUSH_SECONDS
                 try:
                     await self._queue.flush()
-                    flush_at = now + FLUSH_SECONDS
+                    flush_at = now + (FLUSH_EARLY_SECONDS if early else FLUSH_SECONDS)
                 except HoldfastError as error:
                     _log.info("the queue was not told to come: %s", error.message)
-            served = self._heard.served
             await asyncio.sleep(LISTEN_SECONDS)
 
     async def _follow_list(self) -> None:
