@@ -355,3 +355,21 @@ def test_what_a_relay_hands_on_keeps_its_delivery_id_also_twice_at_once(box: Box
             await until(lambda: made.counts.settled == 3, "settling of all three")
 
     played(play)
+
+
+def test_a_relay_whose_disk_was_replaced_queues_again_what_stands_for_it(box: Box, tmp_path: Path) -> None:
+    async def play() -> None:
+        side = MemorySide()
+        async with milter_with(box, relay_store(side, "relay", tmp_path), adopts_at_start=False) as made:
+            assert (await asyncio.to_thread(hand_in, box, "kept"))[0] == 250
+            (old,) = await made.store.standing()
+        await box.queue.throw_out([old.queue_id])
+        (box.postfix.config.parent / "queue" / MARK).unlink()  # another disk
+        async with milter_with(box, relay_store(side, "relay", tmp_path), adopts_at_start=False) as made:
+            await until(lambda: made.counts.adopted == 1, "queueing it again")
+            (new,) = await made.store.standing()
+            assert new.delivery == old.delivery
+            assert new.queue_id in box.queue.ids()
+            await box.queue.throw_out([new.queue_id])
+
+    played(play)

@@ -87,13 +87,13 @@ def test_parts_of_what_came_to_no_end_are_forgotten(tmp_path: Path) -> None:
     async def play() -> None:
         side = MemorySide()
         await side.publish(
-            "relay.whole.0", b'{"sender":"","recipients":[],"queue_id":"4a","parts":1,"at":0,"bytes":1}\n'
+            "relay.whole_4a.0", b'{"sender":"","recipients":[],"queue_id":"4a","parts":1,"at":0,"bytes":1}\n'
         )
-        for subject in ("relay.whole.1", "relay.torn.1", "relay.torn.2", "relay2.torn.1"):
+        for subject in ("relay.whole_4a.1", "relay.torn_4b.1", "relay.torn_4b.2", "relay2.torn_4c.1"):
             await side.publish(subject, b"x")
         await StreamShadows(side, "relay", tmp_path).forget_unfinished()
         left = [message.subject async for message in side.read()]
-        assert left == ["relay.whole.0", "relay.whole.1", "relay2.torn.1"]
+        assert left == ["relay.whole_4a.0", "relay.whole_4a.1", "relay2.torn_4c.1"]
 
     played(play)
 

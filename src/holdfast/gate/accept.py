@@ -149,16 +149,16 @@ class ShadowMilter:
 
     async def _load(self) -> None:
         standing = await self.store.standing()
-        strange = await self._of_a_lost_queue(standing) if self.adopts_at_start else frozenset[Shadow]()
+        strange = await self._of_a_lost_queue(standing)
         for shadow in standing:
             if shadow.machine == self.store.machine and shadow not in strange:
                 self._standing.setdefault(shadow.name, _Standing(shadow, 0))
-        if self.adopts_at_start:
-            others = [
-                Foreign(shadow, self.store)
-                for shadow in standing
-                if shadow.machine != self.store.machine or shadow in strange
-            ]
+        others = [
+            Foreign(shadow, self.store)
+            for shadow in standing
+            if shadow in strange or (self.adopts_at_start and shadow.machine != self.store.machine)
+        ]
+        if others:
             self._tasks.append(asyncio.get_running_loop().create_task(self.adopt(others)))
 
     async def _of_a_lost_queue(self, standing: list[Shadow]) -> frozenset[Shadow]:

@@ -2,9 +2,9 @@
 
 Subjects, below the stream's own prefix; payloads are sealed by whoever hands the stream in (``log.side_seal``)::
 
-    <machine>.<delivery id>.0        the message, whole: one line of JSON, then the rest of its content
-    <machine>.<delivery id>.<n>      the n-th part of a content longer than PART_BYTES, from 1; written before ``0``
-    TAKEN.<machine>.<queue id>       another machine has taken this message over
+    <machine>.<delivery id>_<queue id>.0     the message, whole: one line of JSON, then the rest of its content
+    <machine>.<delivery id>_<queue id>.<n>   the n-th part of a content longer than PART_BYTES, from 1; before ``0``
+    TAKEN.<machine>.<queue id>               another machine has taken this message over
 
 The line of JSON has ``sender`` and ``recipients`` as in SMTP, ``queue_id``, ``parts`` (how many there are besides the
 rest), ``at`` (seconds since 1970 when it was accepted) and ``bytes`` (of the content). Parts without a ``0`` are of a
@@ -68,7 +68,7 @@ class StreamWriting:
     def __init__(
         self, stream: SideStream, shadow: Shadow, envelope: Envelope, spool: Path, at: float, under_way: set[str]
     ) -> None:
-        """*under_way*: names of all that are being written."""
+        """*under_way*: delivery ids of all that are being written."""
         self._stream, self._shadow, self._envelope, self._spool, self._at = stream, shadow, envelope, spool, at
         self._under_way = under_way
         self.left: Shadow | None = None
@@ -84,7 +84,8 @@ class StreamWriting:
         self._bytes += len(data)
 
     async def keep(self, queue_id: str) -> Shadow:
-        shadow = self._shadow._replace(queue_id=checked_queue_id(queue_id))
+        name = f"{self._shadow.machine}.{self._shadow.delivery}_{checked_queue_id(queue_id)}"
+        shadow = self._shadow._replace(name=name, queue_id=queue_id)
         self.left = shadow
         try:
             self._content.seek(0)
@@ -106,7 +107,7 @@ class StreamWriting:
 
     def drop(self) -> None:
         self._content.close()
-        self._under_way.discard(self._shadow.name)
+        self._under_way.discard(self._shadow.delivery)
 
 
 class StreamShadows:
@@ -123,10 +124,10 @@ class StreamShadows:
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, delivery: str, envelope: Envelope) -> StreamWriting:
-        shadow = Shadow(f"{self.machine}.{delivery}", self.machine, "", delivery)
+        shadow = Shadow("", self.machine, "", delivery)
         at = self._wall_seconds()
         writing = StreamWriting(self._stream, shadow, envelope, self._spool, at, self._under_way)
-        self._under_way.add(shadow.name)
+        self._under_way.add(delivery)
         return writing
 
     async def standing(self) -> list[Shadow]:
@@ -164,7 +165,10 @@ class StreamShadows:
         async for message in self._stream.read(f"{self.machine}.*.*"):
             name, _, part = message.subject.rpartition(".")
             (whole if part == WHOLE else parts).add(name)
-        for name in parts - whole - before - self._under_way:
+        under_way = before | self._under_way
+        for name in parts - whole:
+            if _delivery(name) in under_way:
+                continue
             await self._stream.purge(f"{name}.*")
 
     async def read(self, shadow: Shadow) -> tuple[Envelope, bytes]:
@@ -212,6 +216,10 @@ def _split(message: SideMessage) -> tuple[Head, bytes]:
 
 
 def _listed(message: SideMessage) -> Listed:
-    machine, delivery, _ = message.subject.split(".")
+    name = message.subject.rpartition(".")[0]
     head, _ = _split(message)
-    return Listed(Shadow(f"{machine}.{delivery}", machine, head.queue_id, delivery), head)
+    return Listed(Shadow(name, name.partition(".")[0], head.queue_id, _delivery(name)), head)
+
+
+def _delivery(name: str) -> str:
+    return name.partition(".")[2].partition("_")[0]
