@@ -52,7 +52,7 @@ PROMISED: Final = {
 
 
 class Cost(NamedTuple):
-    """Of one program: wall and processor time in seconds, the most memory it had in MB."""
+    """Of one program: wall and processor time in seconds, the most memory its processes had together, in MB."""
 
     seconds: float
     cpu_seconds: float
@@ -68,15 +68,37 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path | None 
 
 
 _RUNNER: Final = """
-import os, subprocess, sys, time
+import os, subprocess, sys, threading, time
+def below(pid):
+    try:
+        found = [int(one) for one in open(f"/proc/{pid}/task/{pid}/children").read().split()]
+    except OSError:
+        return [pid]
+    return [pid, *(other for one in found for other in below(one))]
+def pages(pid):
+    try:
+        return int(open(f"/proc/{pid}/statm").read().split()[1])
+    except OSError:
+        return 0
+def watch():
+    global most
+    while not ended.wait(0.2):
+        most = max(most, sum(map(pages, below(process.pid))))
+most, ended = 0, threading.Event()
 began = time.perf_counter()
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+watching = threading.Thread(target=watch)
+watching.start()
 _, status, usage = os.wait4(process.pid, 0)
 seconds = time.perf_counter() - began
-print([seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024])
+ended.set()
+watching.join()
+together = most * os.sysconf("SC_PAGE_SIZE") / 1024**2
+print([seconds, usage.ru_utime + usage.ru_stime, max(usage.ru_maxrss / 1024, together)])
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-"""A small process between: the memory a program is said to have had includes that of the one that started it."""
+"""A small process between: the memory a program is said to have had includes that of the one that started it. Memory:
+the most one process had, or all of them together five times a second, whichever is more."""
 
 
 class Tool(Protocol):

@@ -12,7 +12,7 @@
 ``instant``, ``overlay``                   a snapshot and the records after it, read like a snapshot
 ``touched``, ``logfed``                    a snapshot from what the log knows, without a walk
 ``scan``, ``known``, ``backup``            a walk becomes a snapshot; what did not change is not read
-``restore``, ``verify``, ``difference``    what to do with snapshots
+``restore``, ``verify``, ``difference``    what to do with snapshots; ``ahead``, ``second``: so that a restore is quick
 ``turns``, ``repair``                      everything verified within so many days; what was lost, written again
 ``copy``        the same vault at a second place
 ``keep``, ``window``, ``mark``, ``prune``  which go, and what goes with them

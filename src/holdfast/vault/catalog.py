@@ -82,6 +82,7 @@ class Catalog:
     """One vault's catalog. For one thread."""
 
     def __init__(self, vault: str, path: Path | None = None) -> None:
+        self.path = path
         try:
             self._open(vault, path)
         except (apsw.NotADBError, apsw.CorruptError):

@@ -68,6 +68,11 @@ class PatientBackend:
         self._moved = Transfer(0, 0, 0, 0)
 
     @property
+    def inner(self) -> Backend:
+        """The store itself."""
+        return self._backend
+
+    @property
     def moved(self) -> Transfer:
         return self._moved
 

@@ -5,7 +5,8 @@ does not know, an attribute the filesystem refuses, a damaged content) is named 
 When it returns, the folder's filesystem has been synced: the original may be thrown away. While it runs nobody but us
 can enter the folder, so nobody can put a link where we are about to write.
 
-The next blocks are fetched and opened in threads while files are written.
+The next blocks are fetched and opened in threads while files are written; a second process makes files, too, where that
+is quicker (``second``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,17 +24,17 @@ from holdfast.changes.change import Meta
 from holdfast.changes.exchange import EntryKind
 from holdfast.errors import ExitStatus, NoSpace
 from holdfast.trees.stat import Owners, read_xattrs
+from holdfast.vault.ahead import Ahead
 from holdfast.vault.catalog import BlockPlace, Place
 from holdfast.vault.faults import TargetInUse, VaultDamaged
-from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, TreeRoot, entries_of, lookup, split_ids
+from holdfast.vault.record import DEPTH_MAX, Entry, Snapshot, TreeRoot, decode_part, entries_of, lookup, split_ids
 from holdfast.vault.repository import Vault
+from holdfast.vault.second import SHARED_DIRECTORIES_MIN, Errand, Second, Told, can_share, relink
 
-AHEAD_WORKERS: Final = 2
-AHEAD_BYTES: Final = 4 * 1024 * 1024
-"""Sealed, in blocks on their way; plain they are below what the vault's cache holds."""
-AHEAD_BLOCKS: Final = 16
 AHEAD_ENTRIES: Final = 4096
 """How far a directory's list is looked through for the next blocks."""
+SHARED_DEPTH_MAX: Final = 3
+"""Below the folder: a tree, a domain or two, then the accounts."""
 FAILURES_NAMED_MAX: Final = 10_000
 ACCESS_LISTS: Final = frozenset({"system.posix_acl_default", "system.posix_acl_access"})
 
@@ -69,7 +69,11 @@ class Restored:
 
     def wrote(self, size: int) -> None:
         """One more file, of *size* bytes."""
-        self.files += 1
+        self.add(1, size)
+
+    def add(self, files: int, size: int) -> None:
+        """So many more files, of *size* bytes together."""
+        self.files += files
         self.bytes += size
         if self._progress is not None:
             self._progress(self)
@@ -119,6 +123,10 @@ def restore_entry(
     return restored
 
 
+def _directories(entries: list[Entry]) -> int:
+    return sum(entry.kind is EntryKind.DIRECTORY for entry in entries)
+
+
 def _prepare(target: Path) -> None:
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     with os.scandir(target) as found:
@@ -130,8 +138,8 @@ def _restore(vault: Vault, entry: Entry, target: Path, restored: Restored) -> No
     fd = os.open(target, _DIRECTORY_FLAGS)
     try:
         before = _shut(fd, target)
-        with _Ahead(vault) as ahead:
-            restorer = _Restorer(vault, restored, ahead, fd)
+        with Ahead(vault) as ahead:
+            restorer = _Restorer(vault, restored, ahead, fd, may_share=can_share(vault))
             if entry.kind is EntryKind.DIRECTORY:
                 restorer.directory(fd, entry, b"", 0)
             else:
@@ -183,58 +191,32 @@ def _shut(fd: int, target: Path) -> _Before | None:
     return before
 
 
-class _Ahead:
-    """Fetches blocks before they are needed."""
-
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
-        self._pool = ThreadPoolExecutor(AHEAD_WORKERS, "vault-read")
-        self._coming: dict[BlockPlace, Future[bytes]] = {}
-        self._bytes = 0
-
-    def __enter__(self) -> _Ahead:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def want(self, place: BlockPlace) -> None:
-        if place not in self._coming and not self._vault.holds_block(place):
-            self._coming[place] = self._pool.submit(self._vault.read_block, place)
-            self._bytes += place.sealed_bytes
-
-    @property
-    def full(self) -> bool:
-        return self._bytes >= AHEAD_BYTES or len(self._coming) >= AHEAD_BLOCKS
-
-    def take(self, place: BlockPlace) -> None:
-        """Before a content of *place* is read: a damaged block is found by that reading itself."""
-        if self._vault.holds_block(place):
-            return
-        coming = self._coming.pop(place, None)
-        if coming is None:
-            if self.full:  # what was fetched is not what is needed: make room
-                self._coming.clear()
-                self._bytes = 0
-            return
-        self._bytes -= place.sealed_bytes
-        try:
-            self._vault.keep_block(place, coming.result())
-        except VaultDamaged:
-            return
+def restore_from_the_back(vault: Vault, errand: Errand, restored: Restored) -> tuple[int, dict[bytes, list[bytes]]]:
+    """The second process's part: how many directories it took, and the names of files that have several."""
+    with Ahead(vault) as ahead:
+        restorer = _Restorer(vault, restored, ahead, errand.root_fd)
+        return restorer.from_the_back(errand), restorer.links
 
 
 class _Restorer:
     """Writes entries below one folder."""
 
-    def __init__(self, vault: Vault, restored: Restored, ahead: _Ahead, root_fd: int) -> None:
+    def __init__(
+        self, vault: Vault, restored: Restored, ahead: Ahead, root_fd: int, *, may_share: bool = False
+    ) -> None:
         self._vault = vault
+        self._may_share = may_share
+        self._shared_fd = -1
+        """The directory whose directories another process makes, too; -1: none."""
+        self._taken = 0
+        self._met = False
+        """The other process has made the next one: it has the rest."""
         self._restored = restored
         self._ahead = ahead
         self._root_fd = root_fd
         self._owners = Owners()
-        self._links: dict[bytes, bytes] = {}
-        """Of files with several names: the path of the first."""
+        self.links: dict[bytes, list[bytes]] = {}
+        """Of files with several names: the paths made so far, the first of which is linked to."""
         self._may_chown = os.geteuid() == 0
         self._places: dict[bytes, list[Place]] = {}
         """Looked up for the blocks ahead, and not used yet."""
@@ -246,11 +228,66 @@ class _Restorer:
             return
         try:
             entries = entries_of(entry.content, self._vault.content)
-            while chunk := list(islice(entries, AHEAD_ENTRIES)):
+            chunk = list(islice(entries, AHEAD_ENTRIES))
+            if self._may_share and depth <= SHARED_DEPTH_MAX and _directories(chunk) >= SHARED_DIRECTORIES_MIN:
+                self._shared(fd, entry, chain(chunk, entries), path, depth)
+                chunk = []
+            while chunk:
                 self._chunk(fd, chunk, path, depth)
+                chunk = list(islice(entries, AHEAD_ENTRIES))
         except VaultDamaged as error:
             self._restored.fail(path, f"the directory is incomplete: {error.message}")
         self._set_meta(fd, b"", entry.meta, path)
+
+    def _shared(self, fd: int, entry: Entry, entries: Iterator[Entry], path: bytes, depth: int) -> None:
+        """As :meth:`directory`, with the help of a second process."""
+        self._may_share, self._shared_fd = False, fd
+        directories = 0
+        with Second(self._vault, self._root_fd, fd, path, entry.content, depth, self._restored.add) as second:
+            try:
+                while chunk := list(islice(entries, AHEAD_ENTRIES)):
+                    directories += _directories(chunk)
+                    self._chunk(fd, chunk, path, depth)
+                    second.listen()
+            except VaultDamaged:
+                self._join(second.finish())
+                raise
+            finally:
+                self._shared_fd = -1
+            if not self._met:
+                return  # all were made here
+            told = second.finish()
+        self._join(told)
+        if self._taken + told.directories < directories:
+            self._restored.fail(path, "the directory is incomplete: its list names one directory twice")
+
+    def _join(self, told: Told) -> None:
+        known = set(self._restored.failures)
+        new = [failure for failure in (Failure(*failure) for failure in told.failures) if failure not in known]
+        for failure in new:
+            self._restored.fail(*failure)
+        self._restored.failures_total += told.failures_total - len(told.failures)
+        for link, paths in told.links:
+            if link in self.links:
+                self._restored.add(0, -relink(self._root_fd, self.links[link][0], paths))  # it was written twice
+            self.links.setdefault(link, []).extend(paths)
+
+    def from_the_back(self, errand: Errand) -> int:
+        """Directories of the shared one, the last first, until the other process has made the next."""
+        self._shared_fd = errand.shared_fd
+        for content_id in reversed(split_ids(errand.content)):
+            try:
+                part = decode_part(self._vault.content(content_id), content_id)
+            except VaultDamaged as error:
+                self._restored.fail(errand.path, f"the directory is incomplete: {error.message}")
+                break
+            for entry in reversed(part):
+                if entry.kind is EntryKind.DIRECTORY:
+                    path = errand.path + b"/" + entry.name if errand.path else entry.name
+                    self.entry(errand.shared_fd, entry, path, errand.depth)
+                    if self._met:
+                        return self._taken
+        return self._taken
 
     def _chunk(self, fd: int, chunk: list[Entry], path: bytes, depth: int) -> None:
         coming = self._blocks(chunk)
@@ -289,18 +326,29 @@ class _Restorer:
             self._restored.fail(path, os.strerror(error.errno or 0))
             return
         if entry.link:
-            self._links[entry.link] = path
+            self.links[entry.link] = [path]
 
     def _linked(self, fd: int, entry: Entry, path: bytes) -> bool:
-        first = self._links.get(entry.link)
-        if first is None:
+        known = self.links.get(entry.link)
+        if known is None:
             return False
-        os.link(first, entry.name, src_dir_fd=self._root_fd, dst_dir_fd=fd, follow_symlinks=False)
+        os.link(known[0], entry.name, src_dir_fd=self._root_fd, dst_dir_fd=fd, follow_symlinks=False)
+        known.append(path)
         self._restored.files += entry.kind is EntryKind.FILE
         return True
 
     def _subdirectory(self, fd: int, entry: Entry, path: bytes, depth: int) -> None:
-        os.mkdir(entry.name, 0o700, dir_fd=fd)
+        if fd == self._shared_fd:
+            if self._met:
+                return
+            try:
+                os.mkdir(entry.name, 0o700, dir_fd=fd)
+            except FileExistsError:
+                self._met = True
+                return
+            self._taken += 1
+        else:
+            os.mkdir(entry.name, 0o700, dir_fd=fd)
         inside = os.open(entry.name, _DIRECTORY_FLAGS, dir_fd=fd)
         try:
             self.directory(inside, entry, path, depth + 1)

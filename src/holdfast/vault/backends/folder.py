@@ -69,6 +69,15 @@ class FolderBackend:
         if create:
             self._make_root()
 
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    @property
+    def limited(self) -> bool:
+        """Whether its bandwidth is."""
+        return bool(self._pace)
+
     def put(self, name: str, data: bytes) -> None:
         check_name(name)
         folder, _, last = name.rpartition("/")
