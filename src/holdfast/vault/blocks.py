@@ -11,10 +11,15 @@ CACHED_BYTES_MAX: Final = 40 * 1024 * 1024
 """An account's text, its attachments, its directories, and what prefetching brings; and one block in any case."""
 
 
+SHARED_BYTES_MAX: Final = 24 * 1024 * 1024
+"""For each of two processes that read one vault."""
+
+
 class BlockCache:
     """The blocks used last."""
 
     def __init__(self) -> None:
+        self.bytes_max = CACHED_BYTES_MAX
         self._blocks: OrderedDict[BlockPlace, bytes] = OrderedDict()
         self._bytes = 0
 
@@ -31,7 +36,7 @@ class BlockCache:
         self.forget(place)
         self._blocks[place] = plain
         self._bytes += len(plain)
-        while self._bytes > CACHED_BYTES_MAX and len(self._blocks) > 1:
+        while self._bytes > self.bytes_max and len(self._blocks) > 1:
             _, oldest = self._blocks.popitem(last=False)
             self._bytes -= len(oldest)
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from holdfast.changes.names import Incarnation, Position, Sequence
 from holdfast.errors import Refused
-from holdfast.vault.blocks import BlockCache
+from holdfast.vault.blocks import SHARED_BYTES_MAX, BlockCache
 from holdfast.vault.catalog import BlockPlace, Catalog, Place
 from holdfast.vault.faults import SnapshotUnknown, VaultDamaged, VaultMissing, VaultNewer, WrongKey
 from holdfast.vault.grants import load_grants
@@ -179,6 +179,11 @@ class Vault:
         self._blocks = BlockCache()
         with self._ciphers_lock:
             self._ciphers.clear()
+
+    def hold_less(self) -> None:
+        """Two processes read this vault from now on: together they keep no more in memory than one did."""
+        self._blocks.bytes_max = SHARED_BYTES_MAX
+        self.catalog.hold_less()
 
     def sync(self) -> None:
         """See what others wrote. Damage goes to ``catalog.problems``."""

@@ -242,6 +242,7 @@ class _Restorer:
     def _shared(self, fd: int, entry: Entry, entries: Iterator[Entry], path: bytes, depth: int) -> None:
         """As :meth:`directory`, with the help of a second process."""
         self._may_share, self._shared_fd = False, fd
+        self._vault.hold_less()
         directories = 0
         with Second(self._vault, self._root_fd, fd, path, entry.content, depth, self._restored.add) as second:
             try:

@@ -59,6 +59,7 @@ def main() -> int:
     restored, told = Restored(teller), Told(ended=True)
     try:
         with _vault(errand) as vault:
+            vault.hold_less()
             told.directories, links = restore_from_the_back(vault, errand, restored)
             told.links = list(links.items())
     except HoldfastError as error:
