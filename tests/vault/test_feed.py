@@ -59,7 +59,7 @@ class Machine:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(STEPS, st.data())
 def test_archivers_that_die_leave_every_instant_exact(steps: list[tuple[list[Op], int]], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory(prefix="hf-feed-") as folder, ExitStack() as stack:

@@ -56,7 +56,7 @@ def _contents(vault: Vault, name: str) -> list[tuple[bytes, int, int, int]]:
     return list(vault.catalog.contents_of(number))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(BATCHES, st.lists(st.integers(1, 40), max_size=6), st.integers(0, 40), st.data())
 def test_every_instant_is_exactly_as_recorded(
     batches: list[tuple[list[Op], int]], cuts: list[int], snapshot_at: int, data: st.DataObject

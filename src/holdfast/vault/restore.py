@@ -218,6 +218,7 @@ class _Restorer:
         self.links: dict[bytes, list[bytes]] = {}
         """Of files with several names: the paths made so far, the first of which is linked to."""
         self._may_chown = os.geteuid() == 0
+        self._ours = os.geteuid(), os.getegid()
         self._places: dict[bytes, list[Place]] = {}
         """Looked up for the blocks ahead, and not used yet."""
 
@@ -390,9 +391,11 @@ class _Restorer:
     def _set_meta(self, fd: int, name: bytes, meta: Meta, path: bytes) -> None:
         """Of *name* in the directory *fd* (a link), or of what *fd* is. Owner first: it clears bits, capabilities."""
         uid, gid = self._owner(meta, path)
-        if self._may_chown:
+        if path and (uid, gid) == self._ours:
+            pass  # made by us, in a directory that is ours until its inside is complete: it has them
+        elif self._may_chown:
             os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False) if name else os.fchown(fd, uid, gid)
-        elif uid != os.geteuid() or gid != os.getegid():
+        else:
             self._restored.fail(path, f"it belongs to {meta.owner}:{meta.group}; only root can give it to them")
         for key, value in meta.xattrs:
             try:
