@@ -113,7 +113,7 @@ class Second:
         self._told = told
         self._unread = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "holdfast.vault.second_main"],
+            [sys.executable, "-P", "-m", "holdfast.vault.second_main"],  # -P: nothing from where root happens to stand
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(root_fd, shared_fd),
