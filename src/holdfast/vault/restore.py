@@ -208,6 +208,7 @@ class _Restorer:
         self._may_share = may_share
         self._shared_fd = -1
         """The directory whose directories another process makes, too; -1: none."""
+        self._second: Second | None = None
         self._taken = 0
         self._met = False
         """The other process has made the next one: it has the rest."""
@@ -246,16 +247,16 @@ class _Restorer:
         self._vault.hold_less()
         directories = 0
         with Second(self._vault, self._root_fd, fd, path, entry.content, depth, self._restored.add) as second:
+            self._second = second
             try:
                 while chunk := list(islice(entries, AHEAD_ENTRIES)):
                     directories += _directories(chunk)
                     self._chunk(fd, chunk, path, depth)
-                    second.listen()
             except VaultDamaged:
                 self._join(second.finish())
                 raise
             finally:
-                self._shared_fd = -1
+                self._shared_fd, self._second = -1, None
             if not self._met:
                 return  # all were made here
             told = second.finish()
@@ -340,22 +341,29 @@ class _Restorer:
         return True
 
     def _subdirectory(self, fd: int, entry: Entry, path: bytes, depth: int) -> None:
-        if fd == self._shared_fd:
-            if self._met:
-                return
-            try:
-                os.mkdir(entry.name, 0o700, dir_fd=fd)
-            except FileExistsError:
-                self._met = True
-                return
-            self._taken += 1
-        else:
+        if fd != self._shared_fd:
             os.mkdir(entry.name, 0o700, dir_fd=fd)
+        elif not self._take(fd, entry):
+            return
         inside = os.open(entry.name, _DIRECTORY_FLAGS, dir_fd=fd)
         try:
             self.directory(inside, entry, path, depth + 1)
         finally:
             os.close(inside)
+
+    def _take(self, fd: int, entry: Entry) -> bool:
+        """Whether the other process has not taken this directory, nor one before it on its way: then it is ours."""
+        if self._second is not None:
+            self._second.listen()
+        if self._met:
+            return False
+        self._taken += 1
+        try:
+            os.mkdir(entry.name, 0o700, dir_fd=fd)
+        except FileExistsError:
+            self._taken -= 1
+            self._met = True
+        return not self._met
 
     def _file(self, fd: int, entry: Entry, path: bytes) -> None:
         """A file whose content is damaged is not left behind half written."""

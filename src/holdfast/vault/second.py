@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,11 +177,12 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 def relink(root_fd: int, first: bytes, others: list[bytes]) -> int:
-    """Make *others* names of the file *first*; their directories keep their times. Its size. Raises OSError."""
+    """Make *others* names of the file *first*; their directories keep their times. Bytes written for it. Raises OSError."""
     for path in others:
         folder = os.path.dirname(path) or b"."
         before = os.stat(folder, dir_fd=root_fd, follow_symlinks=False)
         os.unlink(path, dir_fd=root_fd)
         os.link(first, path, src_dir_fd=root_fd, dst_dir_fd=root_fd, follow_symlinks=False)
         os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns), dir_fd=root_fd, follow_symlinks=False)
-    return os.stat(first, dir_fd=root_fd, follow_symlinks=False).st_size
+    written = os.stat(first, dir_fd=root_fd, follow_symlinks=False)
+    return written.st_size if stat.S_ISREG(written.st_mode) else 0
