@@ -177,7 +177,7 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 def relink(root_fd: int, first: bytes, others: list[bytes]) -> int:
-    """Make *others* names of the file *first*; their directories keep their times. Bytes written for it. Raises OSError."""
+    """Make *others* names of the file *first*; their directories keep their times. The bytes in it. Raises OSError."""
     for path in others:
         folder = os.path.dirname(path) or b"."
         before = os.stat(folder, dir_fd=root_fd, follow_symlinks=False)
