@@ -56,8 +56,9 @@ drill-failover: setup  ## the primary dies under load, RUNS=50 times, and nobody
 drill-mail: setup  ## faults under mail load, RUNS=100 of them: nothing accepted is lost or doubled: build/drill/mail.json
 	@$(PYTHON) -m holdfast.drill.mail --runs $(or $(RUNS),100) $(if $(SEED),--seed $(SEED))
 
-chaos: setup  ## long runs: a million fuzzed frames, many seeds
+chaos: setup  ## long runs: a million fuzzed frames and sessions with each gate, many seeds
 	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame
+	@HOLDFAST_FUZZ_CODECS=1000000 $(PYTHON) -m tests.gate.fuzz_codecs
 	@HOLDFAST_EXAMPLES=400 $(PYTEST) tests/watch/test_anything.py tests/flow tests/vault/test_keeping_anything.py
 	@$(PYTHON) -m holdfast.drill.simulated_site --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED))
 	@$(PYTHON) -m holdfast.drill.chaos --seeds $(or $(LAB_SEEDS),20) $(if $(SEED),--seed $(SEED))

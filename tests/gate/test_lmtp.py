@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -257,3 +259,37 @@ def test_success_for_a_content_is_said_only_behind_a_barrier(moves: list[tuple[s
         if state in (State.ANSWERS, State.CONTENT, State.OPENING) and kind == "s":
             said = talk.client[before:]
             assert not [line for line in said.split(b"\r\n") if line[:1] == b"2"]
+
+
+def test_a_hundred_megabytes_pass_and_nothing_is_kept(talk: Talk) -> None:
+    """Lines far above the 998 bytes of RFC 5322, and NUL: Dovecot's business, unchanged."""
+    talk.envelope(b"alice@example.org")
+    talk.say(HEADER + b"\r\n")
+    talk.know()
+    talk.answer(b"354 OK\r\n")
+    talk.heard_by_server()
+    piece = b"x" * 5000 + b"\0\r\n" + b"\xff" * 1000
+    size = 0
+    tracemalloc.start()
+    while size < 100_000_000:
+        talk.say(piece)
+        size += len(piece)
+        assert talk.heard_by_server() == piece
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    talk.say(b"\r\n.\r\n")
+    talk.answer(b"250 saved\r\n")
+    assert talk.waits_for_barrier()
+
+
+def test_a_thousand_recipients_are_answered_one_by_one(talk: Talk) -> None:
+    addresses = [b"u%d@example.org" % number for number in range(1000)]
+    talk.envelope(*addresses)
+    talk.say(MESSAGE)
+    talk.know(*addresses[::2])
+    talk.answer(b"250 ok\r\n" * 502 + b"354 go\r\n" + b"".join(b"250 %s\r\n" % one for one in addresses[1::2]))
+    talk.keep(talk.session.barrier_passed())
+    said = talk.heard_by_client().split(b"\r\n")
+    assert said[1:1001:2] == [b"250 " + one for one in addresses[1::2]]
+    assert all(line.startswith(b"250 2.0.0 delivered before") for line in said[0:1000:2])

@@ -262,6 +262,7 @@ def protected_site(
     disk_bytes: int = 1 << 30,
     deliver_to: str = mail_files.DOVECOT_LMTP,
     milter: str = "",
+    dovecot_more: str = "",
     failover: str = "manual",
     edit: Callable[[str], str] | None = None,
     relays: dict[str, str] | None = None,
@@ -278,7 +279,9 @@ def protected_site(
     try:
         site = Site(lab, failover)
         site.protected.protect(
-            mailhost.MailSettings(format=kind, plaintext=True, deliver_to=deliver_to, milter=milter),
+            mailhost.MailSettings(
+                format=kind, plaintext=True, deliver_to=deliver_to, milter=milter, dovecot_more=dovecot_more
+            ),
             more_configuration=more_configuration,
             failover=failover,
             relays=relays,

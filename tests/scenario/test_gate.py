@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
+import imaplib
 import json
 import random
 import re
@@ -9,11 +12,13 @@ import smtplib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pytest
 
+from holdfast.drill.lab import mail_files
 from holdfast.drill.lab.tools import wait_until
+from holdfast.drill.workload.plan import Login
 from holdfast.errors import ExitStatus
 
 from .site import Site, protected_site
@@ -26,9 +31,16 @@ CONFIGURATION = f"""
 lmtp = "0.0.0.0:{GATE_PORT}"
 lmtp_server = "127.0.0.1:24"
 milter = "unix:/var/spool/postfix/private/holdfast-milter"
+imap = "127.0.0.1:1144"
+sieve = "127.0.0.1:4191"
+dav = "0.0.0.0:5233"
 """
 CLIENTS = 6
 ANSWER_SECONDS = 5.0
+EVENT = (
+    "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:test\r\nBEGIN:VEVENT\r\nUID:{name}\r\nDTSTAMP:20260101T000000Z\r\n"
+    "DTSTART:20260101T000000Z\r\nSUMMARY:{name}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+)
 SUBJECT = re.compile(rb"^Subject: (\w+)", re.MULTILINE)
 SEED = random.randrange(2**32)
 
@@ -40,6 +52,7 @@ def site() -> Iterator[Site]:
         more_configuration=CONFIGURATION,
         deliver_to=f"inet:[127.0.0.1]:{GATE_PORT}",
         milter="unix:private/holdfast-milter",
+        dovecot_more=mail_files.dovecot_gates(),
     ) as made:
         yield made
 
@@ -54,10 +67,23 @@ def deliver(client: smtplib.SMTP, name: str, recipient: str) -> None:
     assert refused == {}
 
 
-class Load(threading.Thread):
-    """One client: hands in messages until its server is gone; what was acknowledged, and what was under way then."""
+Deed = Callable[[str, str], None]
+"""Something done that has this name, for this account; raises when it was not acknowledged."""
+NOT_ACKNOWLEDGED = (smtplib.SMTPException, imaplib.IMAP4.error, http.client.HTTPException, OSError)
 
-    def __init__(self, site: Site, connect: Callable[[], smtplib.SMTP], prefix: str) -> None:
+
+def delivering(connect: Callable[[], smtplib.SMTP]) -> Callable[[], Deed]:
+    def made() -> Deed:
+        client = connect()
+        return lambda name, recipient: deliver(client, name, recipient)
+
+    return made
+
+
+class Load(threading.Thread):
+    """One client: does something until its server is gone; what was acknowledged, and what was under way then."""
+
+    def __init__(self, site: Site, connect: Callable[[], Deed], prefix: str) -> None:
         super().__init__()
         self.site, self.connect, self.prefix = site, connect, prefix
         self.acknowledged: list[tuple[str, str]] = []
@@ -65,12 +91,12 @@ class Load(threading.Thread):
 
     def run(self) -> None:
         with self.site.machine("client").network():
-            client = self.connect()
+            do = self.connect()
         for count in range(100_000):
             one = (f"{self.prefix}x{count}", self.site.accounts[count % len(self.site.accounts)].name)
             try:
-                deliver(client, *one)
-            except (smtplib.SMTPException, OSError):
+                do(*one)
+            except NOT_ACKNOWLEDGED:
                 self.doubtful = one
                 return
             self.acknowledged.append(one)
@@ -85,10 +111,10 @@ def delivered(site: Site, machine: str) -> Counter[str]:
 
 
 def killed_under_load(
-    site: Site, connect: Callable[[], smtplib.SMTP], prefix: str, chance: random.Random
+    site: Site, connect: Sequence[Callable[[], Deed]], prefix: str, chance: random.Random
 ) -> list[Load]:
     """What the clients of main had when its power was cut, somewhere within a message."""
-    clients = [Load(site, connect, f"{prefix}{number}") for number in range(CLIENTS)]
+    clients = [Load(site, one, f"{prefix}{number}") for number, one in enumerate(connect)]
     for client in clients:
         client.start()
     enough = chance.randrange(50, 300)
@@ -117,7 +143,8 @@ def test_a_machine_dies_under_load_and_no_delivery_is_lost_or_doubled(site: Site
     chance = random.Random(SEED)
     print(f"seed {SEED}")
     main = site.machine("main").state.ipv4
-    clients = killed_under_load(site, lambda: smtplib.LMTP(main, GATE_PORT, timeout=ANSWER_SECONDS), "lmtp", chance)
+    connect = delivering(lambda: smtplib.LMTP(main, GATE_PORT, timeout=ANSWER_SECONDS))
+    clients = killed_under_load(site, [connect] * CLIENTS, "lmtp", chance)
     take_over(site)
     acknowledged = [one for client in clients for one in client.acknowledged]
     assert not_once(site, [name for name, _ in acknowledged]) == {}
@@ -136,7 +163,8 @@ def test_what_postfix_accepted_survives_its_machine_and_comes_once(site: Site) -
     chance = random.Random(SEED + 1)
     print(f"seed {SEED}")
     service = site.lab.state.service_ipv4
-    clients = killed_under_load(site, lambda: smtplib.SMTP(service, 25, timeout=ANSWER_SECONDS), "smtp", chance)
+    connect = delivering(lambda: smtplib.SMTP(service, 25, timeout=ANSWER_SECONDS))
+    clients = killed_under_load(site, [connect] * CLIENTS, "smtp", chance)
     take_over(site)
     names = [name for client in clients for name, _ in client.acknowledged]
     shadows = site.machine("backup").path("/var/lib/holdfast/shadows")
@@ -170,3 +198,93 @@ def test_the_ledger_of_the_site_says_the_same(site: Site) -> None:
     assert {row["client"] for row in from_outside} == {site.machine("client").state.ipv4}
     facts = json.loads(site.holdfast("main", "status", "--json").stdout)
     assert facts["ledger"]["sums"]["lost"] == 0
+
+
+def filing(site: Site, account: Login, answer_seconds: float = ANSWER_SECONDS) -> Callable[[], Deed]:
+    """A client that saves messages, as drafts are, and flags each."""
+
+    def made() -> Deed:
+        client = imaplib.IMAP4(site.lab.state.service_ipv4, 143, timeout=answer_seconds)
+        client.login(account.name, account.password)
+        client.select()
+
+        def file(name: str, _: str) -> None:
+            status, said = client.append("INBOX", "", "", content(name).encode())
+            assert status == "OK", said
+            status, said = client.store("*", "+FLAGS", "(\\Flagged)")
+            assert status == "OK", said
+
+        return file
+
+    return made
+
+
+def planning(site: Site, account: Login) -> Callable[[], Deed]:
+    """A client that puts events into a calendar."""
+    token = base64.b64encode(f"{account.name}:{account.password}".encode()).decode()
+
+    def ask(method: str, path: str, body: str = "") -> None:
+        client = http.client.HTTPConnection(site.lab.state.service_ipv4, 5233, timeout=ANSWER_SECONDS)
+        try:
+            with site.machine("client").network():
+                client.connect()
+            client.request(method, path, body, {"Authorization": f"Basic {token}"})
+            answer = client.getresponse()
+            answer.read()
+        finally:
+            client.close()
+        if answer.status >= 400:
+            raise http.client.HTTPException(f"{method} {path}: {answer.status}")
+
+    def made() -> Deed:
+        calendar = f"/{account.name}/gated/"
+        ask("MKCALENDAR", calendar)
+        return lambda name, _: ask("PUT", f"{calendar}{name}.ics", EVENT.format(name=name))
+
+    return made
+
+
+def test_what_users_file_flag_and_plan_survives_the_machine(site: Site) -> None:
+    site.make_main_primary()
+    chance = random.Random(SEED + 2)
+    print(f"seed {SEED}")
+    makers = [filing(site, account) for account in site.accounts[:4]] + [planning(site, site.accounts[4])]
+    clients = killed_under_load(site, makers, "own", chance)
+    take_over(site)
+    *mail, calendar = clients
+    assert not_once(site, [name for client in mail for name, _ in client.acknowledged]) == {}
+    store = site.machine("backup").path("/var/vmail")
+    flagged = [path for path in store.rglob("cur/*") if "F" in path.name.rpartition(",")[2]]
+    has_flag = {match[1].decode() for path in flagged if (match := SUBJECT.search(path.read_bytes()[:4096]))}
+    assert {name for client in mail for name, _ in client.acknowledged} - has_flag == set()
+    events = {path.stem for path in site.machine("backup").path("/var/lib/radicale").rglob("own*.ics")}
+    assert {name for name, _ in calendar.acknowledged} - events == set()
+    assert calendar.acknowledged
+
+
+def test_while_the_log_has_no_majority_nothing_is_answered_and_then_everything(site: Site) -> None:
+    """Both others lose their power; main serves on, and what is changed there waits until one of them is back."""
+    site.make_main_primary()
+    with site.machine("client").network():
+        file = filing(site, site.accounts[0], answer_seconds=60)()
+        reader = imaplib.IMAP4(site.lab.state.service_ipv4, 143, timeout=ANSWER_SECONDS)
+    reader.login(site.accounts[0].name, site.accounts[0].password)
+    file("before", "")
+    for name in ("backup", "relay"):
+        site.machine(name).kill()
+    answered = threading.Event()
+
+    def wait() -> None:
+        file("without", "")
+        answered.set()
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    wait_until(lambda: delivered(site, "main")["without"] == 1, 30, "the message in the store")
+    assert reader.select()[0] == "OK"  # who reads is served
+    assert not answered.wait(1.0)
+    for name in ("backup", "relay"):
+        site.machine(name).start()
+    assert answered.wait(60)
+    site.settle()
+    assert delivered(site, "backup")["without"] == 1
