@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate bench-drain lab docs drill-failover drill-mail chaos clean
+.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate bench-drain lab docs drill-failover drill-mail chaos conformance clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -62,6 +62,10 @@ chaos: setup  ## long runs: a million fuzzed frames and sessions with each gate,
 	@HOLDFAST_EXAMPLES=400 $(PYTEST) tests/watch/test_anything.py tests/flow tests/vault/test_keeping_anything.py
 	@$(PYTHON) -m holdfast.drill.simulated_site --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED))
 	@$(PYTHON) -m holdfast.drill.chaos --seeds $(or $(LAB_SEEDS),20) $(if $(SEED),--seed $(SEED))
+
+conformance: setup  ## ImapTest and litmus, directly and through the gates: the same results
+	@tools/imaptest
+	@$(PYTHON) -m tests.gate.conformance
 
 clean:  ## remove the virtual environment and everything built
 	@rm -rf .venv build

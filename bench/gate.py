@@ -3,8 +3,8 @@ the shadow milter, on one protected lab, interleaved (a b b a).
 
 ``direct``: LMTP into Dovecot; ``gated``: LMTP through the gate into the same Dovecot. Both use DATA: the gate does not
 carry CHUNKING. ``bare``: SMTP into Postfix at a port without the milter; ``shadowed``: the same with it. Behind both,
-Postfix delivers through the gate meanwhile. Run as ``make bench-gate``; writes ``build/bench/gate.json``; exit status 1
-when a promise is not kept.
+Postfix delivers through the gate meanwhile. IMAP: see :mod:`bench.gate_imap`. Run as ``make bench-gate``; writes
+``build/bench/gate.json``; exit status 1 when a promise is not kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench import processes
+from bench import gate_imap, processes
 from bench.delivery import POOL_SEED, geometric_mean
 from holdfast.drill.lab import mailhost
 from holdfast.drill.lab.lab import Lab, Machine
@@ -42,10 +42,12 @@ CONFIGURATION: Final = f"""
 lmtp = "0.0.0.0:{GATE_PORT}"
 lmtp_server = "127.0.0.1:24"
 milter = "unix:/var/spool/postfix/private/holdfast-milter"
-"""
+{gate_imap.CONFIGURATION}"""
 LMTP_RATIO_MIN: Final = 0.7
 LMTP_ADDED_MS_MAX: Final = 10.0
 MILTER_RATIO_MIN: Final = 0.6
+IMAP_READ_RATIO_MIN: Final = 0.85
+IMAP_STORE_ADDED_MS_MAX: Final = 10.0
 QUEUE_SECONDS_MAX: Final = 120.0
 _seeds = count(1)
 
@@ -173,6 +175,8 @@ def main() -> int:
     console = Console(width=200)
     site = up()
     try:
+        imap = gate_imap.measured(site)
+        console.print_json(data=imap)
         lmtp = {n: compared(site, (DIRECT, GATED), n, options.seconds) for n in (20, 50)}
         alone = compared(site, (DIRECT, GATED), 1, options.seconds / 2)
         smtp = compared(site, (BARE, SHADOWED), 20, options.seconds)
@@ -187,15 +191,21 @@ def main() -> int:
         "lmtp_gate_ratio_by_connections": ratios,
         "lmtp_added_ms_p50": latency(alone, GATED) - latency(alone, DIRECT),
         "milter_ratio": rate(smtp, SHADOWED) / rate(smtp, BARE),
+        **imap,
         "runs": [msgspec.to_builtins(run._asdict()) for run in runs],
     }
     kept = {
         f"LMTP gate >= {LMTP_RATIO_MIN} of direct": made["lmtp_gate_ratio"] >= LMTP_RATIO_MIN,
         f"LMTP gate adds <= {LMTP_ADDED_MS_MAX:g} ms": made["lmtp_added_ms_p50"] <= LMTP_ADDED_MS_MAX,
         f"milter >= {MILTER_RATIO_MIN} of none": made["milter_ratio"] >= MILTER_RATIO_MIN,
+        f"IMAP reads >= {IMAP_READ_RATIO_MIN} of direct": made["imap_read_ratio"] >= IMAP_READ_RATIO_MIN,
+        f"STORE adds <= {IMAP_STORE_ADDED_MS_MAX:g} ms": made["imap_store_added_ms_p50"] <= IMAP_STORE_ADDED_MS_MAX,
     }
-    for key in ("lmtp_gate_ratio", "lmtp_added_ms_p50", "milter_ratio"):
-        console.print(f"{key}: {made[key]:.2f}")
+    for key, value in made.items():
+        if isinstance(value, float):
+            console.print(f"{key}: {value:.2f}")
+        elif key.startswith("imap_"):
+            console.print(f"{key}: " + ", ".join(f"{way} {ms:.1f}" for way, ms in value.items()))
     for what, held in kept.items():
         console.print(f"{'kept' if held else 'NOT KEPT'}: {what}")
     OUT.parent.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ def said(chance: random.Random, parts: Sequence[bytes], most: int = 12) -> bytes
 def cut(chance: random.Random, data: bytes) -> list[bytes]:
     pieces = []
     while data:
-        size = chance.choice((1, 2, 5, 20, 1000))
+        size = chance.choice((1, 2, 5, 20, 1000) if len(data) < 40 else (7, 1000))
         pieces.append(data[:size])
         data = data[size:]
     return pieces
@@ -177,36 +177,84 @@ def moves(chance: random.Random, client: bytes, server: bytes) -> list[tuple[boo
     return [next(waiting[side]) for side in order]
 
 
+def spoiled(chance: random.Random, parts: Sequence[bytes], others: Sequence[bytes]) -> list[bytes]:
+    """A sensible sequence in which now and then something is left out, doubled, damaged, or another thing."""
+    made: list[bytes] = []
+    for part in parts:
+        match chance.randrange(40):
+            case 0:
+                pass
+            case 1:
+                made += [part, part]
+            case 2:
+                made.append(mutated(chance, part))
+            case 3:
+                made.append(chance.choice(others))
+            case _:
+                made.append(part)
+    return made
+
+
 def an_lmtp_session(chance: random.Random) -> str:
+    """Each line that reaches the server is answered, mostly as a server would."""
+    envelope = [LMTP_CLIENT[1], *chance.choices(LMTP_CLIENT[2:4], k=chance.randrange(1, 4)), b"DATA\r\n"]
+    content = [b"Subject: x\r\n\r\n", *chance.choices(LMTP_CLIENT[6:], k=chance.randrange(4)), b"\r\n.\r\n"]
+    client = spoiled(chance, [LMTP_CLIENT[0], *(envelope + content) * chance.randrange(1, 3), b"QUIT\r\n"], LMTP_CLIENT)
     session = lmtp.LmtpSession()
-    hear_server, barrier, ended = b"", False, False
-    for client, data in [(False, b"220 x\r\n"), *moves(chance, said(chance, LMTP_CLIENT), said(chance, LMTP_SERVER))]:
-        waiting = session.state is lmtp.State.ANSWERS
-        steps = session.from_client(data) if client else session.from_server(data)
+    waiting = [(False, b"220 x\r\n"), *((True, piece) for part in client for piece in cut(chance, part))]
+    hear_server, barriers, ended, recipients = b"", 0, False, 0
+    while waiting:
+        of_client, data = waiting.pop(0)
+        answering = session.state is lmtp.State.ANSWERS
+        steps = session.from_client(data) if of_client else session.from_server(data)
+        answers = b""
         while steps:
             step = steps.pop(0)
             if isinstance(step, lmtp.ToServer):
                 hear_server += step.data
+                for line in step.data.split(b"\r\n")[:-1]:
+                    recipients = (
+                        recipients + 1 if line.startswith(b"RCPT") else 0 if line.startswith(b"MAIL") else recipients
+                    )
+                    sound = (
+                        b"354 go\r\n"
+                        if line == b"DATA"
+                        else b"250 x\r\n" * recipients
+                        if line == b"."
+                        else b"250 x\r\n"
+                    )
+                    if line.split(b" ")[0].split(b":")[0] in (
+                        b"LHLO",
+                        b"MAIL",
+                        b"RCPT",
+                        b"DATA",
+                        b"RSET",
+                        b"QUIT",
+                        b".",
+                    ):
+                        answers += chance.choice(LMTP_SERVER) if not chance.randrange(30) else sound
             elif isinstance(step, lmtp.ToClient):
-                assert not (waiting and step.data.startswith(b"2")), "success without a barrier"
+                assert not (answering and step.data.startswith(b"2")), "success without a barrier"
             elif isinstance(step, lmtp.Lookup):
-                steps += session.known(
-                    frozenset(chance.sample(step.recipients, chance.randrange(len(step.recipients) + 1)))
-                )
+                have = chance.sample(step.recipients, chance.randrange(len(step.recipients) + 1))
+                steps += session.known(frozenset(have if chance.randrange(2) else ()))
             elif isinstance(step, lmtp.AwaitBarrier):
-                barrier, waiting = True, False
+                barriers, answering = barriers + 1, False
                 steps += session.barrier_passed() if chance.randrange(3) else session.barrier_failed("away\r\n250 x")
             elif isinstance(step, lmtp.End):
                 ended = True
+        waiting = [(False, piece) for piece in cut(chance, answers)] + waiting
     assert hear_server.count(b"\n") == hear_server.count(b"\r\n"), "a bare LF reached the server"
-    return "ended" if ended else "barrier" if barrier else "went on"
+    return f"{'ended' if ended else 'went on'}, {'a barrier' if barriers else 'no barrier'}"
 
 
 def a_milter_session(chance: random.Random) -> str:
     session = milter.MilterSession()
-    data = said(chance, MILTER, 20)
+    message = [MILTER[1], MILTER[4], MILTER[5], MILTER[6], MILTER[7], MILTER[8], MILTER[9], MILTER[10]]
+    data = b"".join(spoiled(chance, [MILTER[0], MILTER[2], MILTER[3], *message, *message, MILTER[12]], MILTER))
     negotiated = begun = False
-    for piece in cut(chance, (MILTER[0] if chance.randrange(4) else b"") + data):
+    whole = 0
+    for piece in cut(chance, data):
         try:
             events = session.feed(piece)
         except ProtocolBroken:
@@ -221,9 +269,10 @@ def a_milter_session(chance: random.Random) -> str:
             elif isinstance(event, milter.Header | milter.Body | milter.EndOfMessage):
                 assert begun, "a part of no message"
                 begun = not isinstance(event, milter.EndOfMessage)
+                whole += not begun
             elif isinstance(event, milter.Abort):
                 begun = False
-    return "begun" if begun else "read"
+    return f"{whole} messages"
 
 
 def a_holding_session(

@@ -14,7 +14,7 @@ class Talk:
     def __init__(self) -> None:
         self.session = ImapSession()
         self.client = self.server = b""
-        self.answer(b"* OK ready\r\n")
+        self.answer(b"l OK [CAPABILITY IMAP4rev1] Logged in\r\n")
         self.client = b""
 
     def _moved(self, to_client: bytes, to_server: bytes) -> None:

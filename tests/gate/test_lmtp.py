@@ -202,6 +202,18 @@ def test_a_server_that_answers_what_was_not_asked_ends_the_session(talk: Talk) -
     assert talk.ended is not None
 
 
+def test_a_session_that_ended_meanwhile_is_told_of_its_barrier_and_says_nothing(talk: Talk) -> None:
+    """The server says something nobody asked for, in one piece with its last answer."""
+    talk.envelope(b"alice@example.org")
+    talk.say(MESSAGE)
+    talk.know()
+    talk.answer(b"354 go\r\n250 saved\r\n250 and more\r\n")
+    assert talk.waits_for_barrier()
+    assert talk.ended is not None
+    assert talk.session.barrier_passed() == []
+    assert talk.session.barrier_failed("away") == []
+
+
 def test_the_id_is_the_header_of_ours_or_the_digest_of_the_whole_header() -> None:
     assert delivery_id(b"Subject: x\r\nHoldfast-Delivery: 0a1B2c\r\n") == b"0a1B2c"
     assert delivery_id(HEADER) == delivery_id(HEADER)

@@ -29,14 +29,13 @@ LARGE_BYTES = 20_000_000
 
 class Box(DovecotBox):
     def __init__(self, folder: Path) -> None:
-        self.gate_port, self.behind_port = free_port(), free_port()
-        self.sieve_port, self.sieve_gate_port, self.sieve_behind_port = free_port(), free_port(), free_port()
+        self.imap_gate, self.sieve_gate = folder / "imap-gate", folder / "sieve-gate"
+        self.sieve_port = free_port()
         extra = (
             "protocols = imap lmtp sieve\nauth_failure_delay = 0\nmail_max_userip_connections = 100\n"
             f"service managesieve-login {{\n inet_listener sieve {{\n port = {self.sieve_port}\n }}\n}}\n"
         )
-        extra += dovecot_gates((self.gate_port, self.behind_port), (self.sieve_gate_port, self.sieve_behind_port))
-        super().__init__(folder, extra=extra)
+        super().__init__(folder, extra=extra + dovecot_gates(str(self.imap_gate), str(self.sieve_gate)))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,8 @@ class Site:
     def __init__(self, box: Box, barrier_seconds: float) -> None:
         self.box, self.barrier = box, Barrier()
         patient = PatientBarrier(SharedBarrier(self.barrier), barrier_seconds)
-        self.imap = PassingGate("IMAP", Place("", "127.0.0.1", box.behind_port), ImapSession, patient)
-        self.sieve = PassingGate("sieve", Place("", "127.0.0.1", box.sieve_behind_port), SieveSession, patient)
+        self.imap = PassingGate("IMAP", ImapSession, patient)
+        self.sieve = PassingGate("sieve", SieveSession, patient)
 
     def messages(self, text: str) -> int:
         """How many messages hold *text*."""
@@ -64,8 +63,8 @@ class Site:
 @asynccontextmanager
 async def gates(box: Box, barrier_seconds: float = SECONDS) -> AsyncIterator[Site]:
     site = Site(box, barrier_seconds)
-    await site.imap.start(listening_at(Place("", "127.0.0.1", box.gate_port)))
-    await site.sieve.start(listening_at(Place("", "127.0.0.1", box.sieve_gate_port)))
+    await site.imap.start(listening_at(Place(str(box.imap_gate))))
+    await site.sieve.start(listening_at(Place(str(box.sieve_gate))))
     try:
         async with asyncio.timeout(SECONDS):
             yield site
@@ -96,9 +95,9 @@ class Client:
         raise AssertionError(f"the connection ended after {heard[-200:]!r}")
 
 
-async def imap(box: Box) -> Client:
-    """Logged in through Dovecot's login service, INBOX selected."""
-    client = Client(*await asyncio.open_connection("127.0.0.1", box.imap_port, limit=1 << 20))
+async def imap(box: Box, limit: int = 1 << 20) -> Client:
+    """Logged in, INBOX selected."""
+    client = Client(*await asyncio.open_connection("127.0.0.1", box.imap_port, limit=limit))
     await client.command("", b"* OK")
     await client.command(f'l LOGIN {USER} "{PASSWORD}"\r\n', b"l OK")
     await client.command("s SELECT INBOX\r\n", b"s OK")
@@ -182,17 +181,14 @@ async def test_a_client_that_stops_reading_stops_its_server_and_nobody_else(dove
     async with gates(dovecot) as site:
         client = await imap(dovecot)
         await client.command(append("large", LARGE_BYTES), b"a OK")
-        straight = Client(*await asyncio.open_connection("127.0.0.1", dovecot.gate_port, limit=1 << 16))
-        await straight.command("", b"* OK")
-        await straight.command(f'l LOGIN {USER} "{PASSWORD}"\r\n', b"l OK")
-        await straight.command("s SELECT INBOX\r\n", b"s OK")
-        straight.writer.write(b"f FETCH * BODY.PEEK[]\r\n")
+        slow = await imap(dovecot, limit=1 << 16)
+        slow.writer.write(b"f FETCH * BODY.PEEK[]\r\n")
         await until(lambda: site.imap.waiting_bytes > 0)
         await client.command("n NOOP\r\n", b"n OK")
         assert site.imap.waiting_bytes < 1 << 20
         heard = bytearray()
         while b"\nf OK" not in heard[-200:]:
-            heard += await straight.reader.read(1 << 16)
+            heard += await slow.reader.read(1 << 16)
         assert len(heard) > LARGE_BYTES
 
 
@@ -205,7 +201,7 @@ async def test_who_leaves_in_the_middle_or_by_halves_harms_nobody(dovecot: Box) 
         half.writer.write(b"a NOOP\r\n")
         half.writer.write_eof()
         await half.reader.read()  # ends, with its answer or without: Dovecot does not wait for a client that has gone
-        garbage = Client(*await asyncio.open_connection("127.0.0.1", dovecot.gate_port))
+        garbage = await imap(dovecot)
         garbage.writer.write(b"\0\xff{5+}\r\n" * 200 + b"x" * 300_000)
         with contextlib.suppress(ConnectionResetError):
             await garbage.reader.read()
@@ -234,14 +230,27 @@ async def test_an_ordinary_client_sees_nothing_odd(dovecot: Box) -> None:
         assert site.imap.counts.broken == 0
 
 
-async def test_a_mail_store_that_does_not_answer_is_said(dovecot: Box) -> None:
-    gate = PassingGate(
-        "IMAP", Place("", "127.0.0.1", free_port()), ImapSession, PatientBarrier(SharedBarrier(Barrier()), 1)
-    )
-    port = free_port()
-    await gate.start(listening_at(Place("", "127.0.0.1", port)))
-    try:
-        reader, _ = await asyncio.open_connection("127.0.0.1", port)
-        assert (await reader.read()).startswith(b"* BYE [UNAVAILABLE]")
-    finally:
-        await gate.stop()
+async def test_what_is_not_dovecot_is_not_taken_over_and_who_says_nothing_holds_up_nobody(dovecot: Box) -> None:
+    async with gates(dovecot) as site:
+        silent = await asyncio.open_unix_connection(str(dovecot.imap_gate))
+        for said in (b"VERSION\tscript-login\t1\t0\n::1\t::1\tx\n", b"VERSION\tscript-login\t2\t0\nx\n", b"\n" * 9):
+            reader, writer = await asyncio.open_unix_connection(str(dovecot.imap_gate))
+            writer.write(said)
+            assert await reader.read() == b""
+        assert site.imap.counts.sessions == 0
+        await imap(dovecot)
+        silent[1].close()
+
+
+async def test_with_the_log_away_one_can_log_in_and_read(dovecot: Box) -> None:
+    async with gates(dovecot, barrier_seconds=0.3) as site:
+        site.barrier.fails = True
+        client = await imap(dovecot)
+        await client.command("f FETCH 1:* (FLAGS)\r\n", b"f OK")
+
+
+async def test_without_a_gate_nobody_is_let_in_past_it(dovecot: Box) -> None:
+    client = Client(*await asyncio.open_connection("127.0.0.1", dovecot.imap_port))
+    await client.command("", b"* OK")
+    client.writer.write(f'l LOGIN {USER} "{PASSWORD}"\r\n'.encode())
+    assert b"l OK" not in await client.reader.read()

@@ -208,3 +208,20 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(dovecot: Dovec
         assert site.messages("Subject: cut") == 0
 
     played(play, dovecot, tmp_path)
+
+
+def test_slow_silent_half_closed_and_senseless_connections_harm_no_other(dovecot: DovecotBox, tmp_path: Path) -> None:
+    async def play(site: Site) -> None:
+        slow, half, senseless, deaf = [await asyncio.open_connection("127.0.0.1", site.port) for _ in range(4)]
+        slow[1].write(b"LHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<%s>\r\nDA" % USER.encode())  # and no more
+        half[1].write(b"LHLO x\r\n")
+        half[1].write_eof()
+        await half[0].read()  # ends
+        senseless[1].write(b"\0\xff\r\n" * 100)
+        assert b"500 5.5.2" in await senseless[0].read()
+        for _ in range(20):  # hears nothing of its answers
+            deaf[1].write(b"NOOP\r\n" * 5000)
+        assert await asyncio.to_thread(deliver, site, "beside", USER) == {}
+        assert site.messages("Subject: beside") == 1
+
+    played(play, dovecot, tmp_path)

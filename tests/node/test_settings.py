@@ -144,3 +144,8 @@ def test_copies_at_intervals_are_configured_by_times_or_by_a_distance(lines: str
 )
 def test_copies_at_intervals_are_refused_where_they_make_no_sense(text: str, because: str) -> None:
     assert because in refusal(text)
+
+
+def test_dovecot_hands_clients_over_at_a_socket_file_only() -> None:
+    assert parse_settings(GOOD + '[gate]\nimap = "unix:/run/holdfast/imap-gate"\n', "holdfast.toml").gate.used
+    assert "gate.sieve = '127.0.0.1:4191'" in refusal(GOOD + '[gate]\nsieve = "127.0.0.1:4191"\n')

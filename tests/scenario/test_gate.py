@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -31,8 +32,8 @@ CONFIGURATION = f"""
 lmtp = "0.0.0.0:{GATE_PORT}"
 lmtp_server = "127.0.0.1:24"
 milter = "unix:/var/spool/postfix/private/holdfast-milter"
-imap = "127.0.0.1:1144"
-sieve = "127.0.0.1:4191"
+imap = "unix:/run/holdfast/imap-gate"
+sieve = "unix:/run/holdfast/sieve-gate"
 dav = "0.0.0.0:5233"
 """
 CLIENTS = 6
@@ -102,11 +103,19 @@ class Load(threading.Thread):
             self.acknowledged.append(one)
 
 
+def _head(path: Path) -> bytes:
+    """Nothing when Dovecot has just renamed it: who counts looks again."""
+    try:
+        return path.read_bytes()[:4096]
+    except FileNotFoundError:
+        return b""
+
+
 def delivered(site: Site, machine: str) -> Counter[str]:
     """How often each message stands in the mailboxes there, by subject."""
     store = site.machine(machine).path("/var/vmail")
     files = [path for folder in ("new", "cur") for path in store.rglob(f"{folder}/*") if path.is_file()]
-    found = (SUBJECT.search(path.read_bytes()[:4096]) for path in files)
+    found = (SUBJECT.search(_head(path)) for path in files)
     return Counter(match[1].decode() for match in found if match)
 
 
@@ -255,7 +264,7 @@ def test_what_users_file_flag_and_plan_survives_the_machine(site: Site) -> None:
     assert not_once(site, [name for client in mail for name, _ in client.acknowledged]) == {}
     store = site.machine("backup").path("/var/vmail")
     flagged = [path for path in store.rglob("cur/*") if "F" in path.name.rpartition(",")[2]]
-    has_flag = {match[1].decode() for path in flagged if (match := SUBJECT.search(path.read_bytes()[:4096]))}
+    has_flag = {match[1].decode() for path in flagged if (match := SUBJECT.search(_head(path)))}
     assert {name for client in mail for name, _ in client.acknowledged} - has_flag == set()
     events = {path.stem for path in site.machine("backup").path("/var/lib/radicale").rglob("own*.ics")}
     assert {name for name, _ in calendar.acknowledged} - events == set()

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -95,12 +96,9 @@ async def _serve(options: GateOptions) -> None:
 def _holding(options: GateOptions, barrier: PatientBarrier) -> Iterator[tuple[PassingGate | DavGate, int]]:
     """The gates that pass bytes and hold answers, each with the number of its listening socket."""
     if options.imap_fd:
-        yield PassingGate("IMAP gate", Place.parse(options.imap_server), ImapSession, barrier), options.imap_fd
+        yield PassingGate("IMAP gate", ImapSession, barrier), options.imap_fd
     if options.sieve_fd:
-        yield (
-            PassingGate("ManageSieve gate", Place.parse(options.sieve_server), SieveSession, barrier),
-            options.sieve_fd,
-        )
+        yield PassingGate("ManageSieve gate", SieveSession, barrier), options.sieve_fd
     if options.dav_fd:
         yield DavGate(Place.parse(options.dav_server), barrier), options.dav_fd
 
@@ -122,6 +120,8 @@ def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, boo
 def main() -> int:
     options = msgspec.json.decode(sys.argv[1], type=GateOptions)
     _end_with(options.parent)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each IMAP client
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         asyncio.run(_serve(options))

@@ -1,4 +1,4 @@
-"""One IMAP session through the gate (RFC 9051, RFC 3501): which answers are held. Pure.
+"""One IMAP session through the gate, from its login on (RFC 9051, RFC 3501): which answers are held. Pure.
 
 Both sides' bytes pass unchanged. The gate reads along in order to know two things: which commands the client has
 given, and where in the server's stream a line begins that answers one. ``TAG OK`` for a command that may have changed
@@ -93,6 +93,8 @@ class ImapSession:
 
     def __init__(self) -> None:
         self.holding = False
+        self._logged_in = False
+        """Whether the server has answered the login, which Dovecot's login service took."""
         self._commands: deque[_Command] = deque()
         # the client's side
         self._side = _Side.COMMAND
@@ -288,7 +290,8 @@ class ImapSession:
         words = line.split(None, 2)
         tag, status = (words[0], words[1].upper() if len(words) > 1 else b"") if words else (b"", b"")
         of_tag = [command for command in self._commands if command.tag == tag]
-        held = not of_tag or any(command.held for command in of_tag)
+        held = any(command.held for command in of_tag) if of_tag else self._logged_in
+        self._logged_in = True
         if held and not covered and status == b"OK":
             return False
         if of_tag:

@@ -126,7 +126,10 @@ class _Recipient(NamedTuple):
 
 
 class LmtpSession:
-    """See the module. Feed it both sides' bytes; carry out the steps it returns, in order."""
+    """See the module. Feed it both sides' bytes; carry out the steps it returns, in order.
+
+    A session may have ended when it is told what it asked for: then nothing follows.
+    """
 
     def __init__(self) -> None:
         self.state = State.COMMANDS
@@ -165,7 +168,7 @@ class LmtpSession:
 
     def known(self, have: frozenset[bytes]) -> list[Step]:
         """The answer to Lookup: these recipients (addresses as they stood in it) have the message."""
-        assert self.state is State.LOOKUP
+        assert self.state in (State.LOOKUP, State.ENDED)
         self._have = have
 
         def go_on() -> None:
@@ -175,12 +178,12 @@ class LmtpSession:
         return self._run(go_on)
 
     def barrier_passed(self) -> list[Step]:
-        assert self.state is State.BARRIER
+        assert self.state in (State.BARRIER, State.ENDED)
         return self._run(self._answer)
 
     def barrier_failed(self, why: str) -> list[Step]:
         """What was delivered is not in the log: the client is to come again, and will be told it is there already."""
-        assert self.state is State.BARRIER
+        assert self.state in (State.BARRIER, State.ENDED)
         self._later = b"451 4.3.0 delivered, not yet safe on a second machine: " + printable(why)
         return self._run(self._answer)
 

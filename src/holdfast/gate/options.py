@@ -64,9 +64,7 @@ class GateOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ledger_view: str = ""
     """The file in which the ledger's figures stand for the agent."""
     imap_fd: int = 0
-    imap_server: str = ""
     sieve_fd: int = 0
-    sieve_server: str = ""
     dav_fd: int = 0
     dav_server: str = ""
     policy_fd: int = 0

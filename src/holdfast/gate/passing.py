@@ -1,5 +1,11 @@
 """A gate that passes bytes and holds answers: sockets around an IMAP or a ManageSieve session.
 
+Dovecot hands each client over when it has logged in, as to a post-login script (login-server.c of its lib-master): its
+imap process connects to the gate's socket, sends a line about the client and, beside it, the client's connection
+(SCM_RIGHTS). The gate sends the line back, and beside it one end of a pair: with that the imap process goes on as if it
+were the client. TLS, passwords, limits and the client's address stay Dovecot's. What a client said in one piece with
+its login Dovecot has read already; the answers to it are not asked for here, so they are held.
+
 One event loop, two connections for each client. What one side has not taken stops the other: at most
 ``WAITING_BYTES_MAX`` and one read wait in each direction, about 1 MiB for a session whose peers stand still. While an
 answer is held the server is not read. When either side ends, or the two cannot be followed any more, both connections
@@ -12,23 +18,27 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Final, Protocol
 
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError
-from holdfast.gate.barrier import PatientBarrier
+from holdfast.gate.barrier import AGAIN_SECONDS, PatientBarrier
 from holdfast.gate.imap import Moved
-from holdfast.gate.serve import CONNECT_SECONDS, WAITING_BYTES_MAX, WATCH_SECONDS, Place
+from holdfast.gate.serve import WATCH_SECONDS
 from holdfast.gate.stream import ProtocolBroken
 
+WAITING_BYTES_MAX: Final = 256 * 1024
+"""A read brings as much: with less, each read of a large message would wait for the other side."""
+HAND_OVER_SECONDS: Final = 10.0
+HAND_OVER_BYTES_MAX: Final = 64 * 1024
+"""Addresses, name and userdb fields of one user."""
 SESSIONS_MAX: Final = 5000
 """Two descriptors each. Users keep four or five connections open."""
 SILENT_SECONDS_MAX: Final = 2400.0
 """Dovecot ends an IMAP connection after 30 minutes without a command; this is for peers that vanished."""
 NOT_SAFE: Final = "what you changed is not yet safe on a second machine: connect again to see what is there"
-NO_SERVER: Final = "the mail store does not answer"
-FULL: Final = "too many connections"
 _log = logging.getLogger("holdfast.gate")
 
 
@@ -66,41 +76,74 @@ class PassingCounts(Struct):
 class PassingGate:
     """Listens, and runs the sessions. Of one event loop."""
 
-    def __init__(
-        self, name: str, server: Place, session: Callable[[], HoldingSession], barrier: PatientBarrier
-    ) -> None:
+    def __init__(self, name: str, session: Callable[[], HoldingSession], barrier: PatientBarrier) -> None:
         self.name = name
-        self.server = server
         self.session = session
         self.barrier = barrier
         self.counts = PassingCounts()
         self._connections: set[_Connection] = set()
-        self._listening: asyncio.Server | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, listening: socket.socket) -> None:
-        """Serve who comes to *listening* (see :func:`holdfast.gate.serve.listening_at`)."""
-        loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(lambda: _Side(_Connection(self), client=True), sock=listening)
-        self._watching = loop.create_task(self._watch())
+        """Serve whom Dovecot hands over at *listening* (see :func:`holdfast.gate.serve.listening_at`)."""
+        listening.setblocking(False)
+        self._spawn(self._accept(listening))
+        self._spawn(self._watch())
 
     async def stop(self) -> None:
         """Close everything. What was held has no answer."""
-        if self._listening is not None:
-            self._listening.close()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in list(self._connections):
             connection.abort()
 
-    def opened(self, connection: _Connection) -> bool:
-        """Whether there is room for it."""
-        if len(self._connections) >= SESSIONS_MAX:
-            return False
-        self._connections.add(connection)
-        self.counts.sessions += 1
-        return True
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listening:
+            while True:
+                try:
+                    from_dovecot, _ = await loop.sock_accept(listening)
+                except OSError as error:  # no descriptor is left: those who come wait
+                    _log.warning("%s: %s", self.name, error)
+                    await asyncio.sleep(AGAIN_SECONDS)
+                    continue
+                self._spawn(self._take_over(from_dovecot))
+
+    async def _take_over(self, from_dovecot: socket.socket) -> None:
+        with from_dovecot:
+            try:
+                async with asyncio.timeout(HAND_OVER_SECONDS):
+                    client, line = await _handed_over(from_dovecot)
+                    await self._open(client, from_dovecot, line)
+            except (OSError, TimeoutError, ProtocolBroken) as error:
+                _log.warning("%s: a client was not taken over: %s", self.name, error or "nothing came")
+
+    async def _open(self, client: socket.socket, from_dovecot: socket.socket, line: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        connection = _Connection(self)
+        with theirs:
+            if len(self._connections) >= SESSIONS_MAX:
+                client.close()
+                ours.close()
+                raise ProtocolBroken("too many connections")
+            self._connections.add(connection)
+            self.counts.sessions += 1
+            try:
+                for side, of_client in ((ours, False), (client, True)):
+                    side.setblocking(False)
+                    await loop.connect_accepted_socket(partial(_Side, connection, client=of_client), side)
+                if socket.send_fds(from_dovecot, [line], [theirs.fileno()]) != len(line):
+                    raise ProtocolBroken("Dovecot does not take its answer")
+            except (OSError, ProtocolBroken):
+                connection.abort()
+                raise
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def closed(self, connection: _Connection) -> None:
         self._connections.discard(connection)
@@ -145,30 +188,11 @@ class _Connection:
 
     def made(self, transport: asyncio.Transport, *, client: bool) -> None:
         transport.set_write_buffer_limits(WAITING_BYTES_MAX)
-        if not client:
+        if client:
+            self._client = transport
+        else:
             self._server = transport
-            if self._ended:
-                transport.abort()
-            self._flow()
-            return
-        self._client = transport
-        if not self._gate.opened(self):
-            self._end(FULL)
-            return
-        transport.pause_reading()
-        self._spawn(self._connect())
-
-    async def _connect(self) -> None:
-        place = self._gate.server
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                if place.path:
-                    await self._loop.create_unix_connection(lambda: _Side(self, client=False), place.path)
-                else:
-                    await self._loop.create_connection(lambda: _Side(self, client=False), place.host, place.port)
-        except (OSError, TimeoutError) as error:
-            _log.warning("%s at %s: %s", self._gate.name, place, error or "no answer in time")
-            self._end(NO_SERVER)
+        self._flow()
 
     def lost(self, *, client: bool) -> None:
         if client:
@@ -272,6 +296,41 @@ class _Connection:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _handed_over(from_dovecot: socket.socket) -> tuple[socket.socket, bytes]:
+    """The client's connection, and the line to send back: name and fields, without the two addresses before them.
+
+    Raises OSError, ProtocolBroken.
+    """
+    loop = asyncio.get_running_loop()
+    from_dovecot.setblocking(False)
+    said, client = b"", None
+    try:
+        while said.count(b"\n") < 2:
+            readable = asyncio.Event()
+            loop.add_reader(from_dovecot, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(from_dovecot)
+            more, descriptors, _, _ = socket.recv_fds(from_dovecot, HAND_OVER_BYTES_MAX, 1)
+            for descriptor in descriptors:
+                if client is not None:
+                    client.close()
+                client = socket.socket(fileno=descriptor)
+            said += more
+            if not more or len(said) > HAND_OVER_BYTES_MAX:
+                raise ProtocolBroken("Dovecot's line about the client has no end")
+        version, line = said.split(b"\n", 1)
+        fields = line.split(b"\t", 2)
+        if client is None or not version.startswith(b"VERSION\tscript-login\t1\t") or len(fields) < 3:
+            raise ProtocolBroken("this is not Dovecot's way to hand a client over (script-login, version 1)")
+    except BaseException:
+        if client is not None:
+            client.close()
+        raise
+    return client, fields[2]
 
 
 def _set_reading(transport: asyncio.Transport | None, wanted: bool) -> None:

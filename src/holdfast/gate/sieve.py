@@ -51,7 +51,7 @@ class SieveSession:
     def __init__(self) -> None:
         self.holding = False
         self._held_commands: deque[bool] = deque([False])
-        """Commands without an answer, whether each is held; the greeting is an answer, too."""
+        """Commands without an answer, whether each is held. The first answer is that to the login."""
         self._side = _Side.COMMAND
         self._authenticating = False
         self._client_literal = 0

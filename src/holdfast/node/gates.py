@@ -31,6 +31,8 @@ STOP_SECONDS_MAX: Final = 3.0
 AGAIN_SECONDS: Final = 0.5
 DELIVERIES: Final = "deliveries"
 SHADOWS: Final = "shadows"
+OF_POSTFIX: Final = frozenset({"lmtp_fd", "milter_fd"})
+"""The sockets that Postfix opens; all others are for root alone."""
 LEDGER: Final = "ledger"
 LEDGER_VIEW: Final = "ledger.json"
 RELAY_SPOOL: Final = "relay-spool"
@@ -90,8 +92,6 @@ class Gate:
             barrier_seconds=gate.barrier_seconds,
             parent=os.getpid(),
             lmtp_server=gate.lmtp_server,
-            imap_server=gate.imap_server,
-            sieve_server=gate.sieve_server,
             dav_server=gate.dav_server,
             journal=str(settings.state / DELIVERIES),
             shadows=str(self._shadows),
@@ -116,7 +116,7 @@ class Gate:
         deliveries off for minutes. Raises EnvironmentUnfit."""
         for name, place in self._places.items():
             if name not in self._sockets:
-                self._sockets[name] = listening_at(place, _postfix())
+                self._sockets[name] = listening_at(place, _postfix() if name in OF_POSTFIX else None)
 
     async def before_mail(self) -> None:
         """Throw out of this machine's queue what another has taken over meanwhile. Raises HoldfastError, OSError."""

@@ -105,13 +105,10 @@ class GateSettings(_Table, frozen=True):
     """Where Postfix asks before it accepts a message, ``unix:/var/spool/postfix/private/holdfast-milter``; name it in
     ``smtpd_milters`` and ``non_smtpd_milters``. Empty: what is in the queue is on this machine only."""
     imap: str = ""
-    """Where Dovecot's login service hands its clients over, ``127.0.0.1:1144``. Empty: what users file, flag and save
-    is answered before the log has it. docs/concepts/imap-gate.md has Dovecot's side of it."""
-    imap_server: str = "127.0.0.1:1145"
-    """Dovecot's IMAP, behind the gate."""
+    """Where Dovecot hands its IMAP clients over, ``unix:/run/holdfast/imap-gate``. Empty: what users file, flag and
+    save is answered before the log has it. docs/concepts/imap-gate.md has Dovecot's side of it."""
     sieve: str = ""
-    """The same for ManageSieve, ``127.0.0.1:4191``."""
-    sieve_server: str = "127.0.0.1:4192"
+    """The same for ManageSieve, ``unix:/run/holdfast/sieve-gate``."""
     dav: str = ""
     """Where CalDAV and CardDAV clients, or the web server before them, are let in, ``127.0.0.1:5233``."""
     dav_server: str = "127.0.0.1:5232"
@@ -404,6 +401,11 @@ def _checked(settings: Settings, source: str) -> Settings:
         raise wrong(*wrong_interval)
     if settings.failover.failback_at and not re.fullmatch(TIME_OF_DAY, settings.failover.failback_at):
         raise wrong(f"failover.failback_at: {settings.failover.failback_at!r} is no time", "Write it as 03:30.")
+    for key, place in (("imap", settings.gate.imap), ("sieve", settings.gate.sieve)):
+        if place and not place.startswith("unix:/"):
+            raise wrong(
+                f"gate.{key} = {place!r}: Dovecot can hand clients over at a socket file only", "Write unix:/..."
+            )
     for name in settings.failover.prefer:
         if name not in [machine.name for machine in settings.mail_machines]:
             raise wrong(f"failover.prefer: {name!r} is no machine of role mail", "Name machines that hold the mail.")

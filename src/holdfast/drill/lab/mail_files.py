@@ -164,49 +164,18 @@ plugin {{
 """
 
 
-def dovecot_gates(imap: tuple[int, int] = (1144, 1145), sieve: tuple[int, int] = (4191, 4192)) -> str:
-    """``/etc/dovecot/local.conf``: every IMAP and ManageSieve client goes through the gate, then comes in again.
+def dovecot_gates(imap: str = "/run/holdfast/imap-gate", sieve: str = "/run/holdfast/sieve-gate") -> str:
+    """``/etc/dovecot/local.conf``: every IMAP and ManageSieve client passes the gate behind its login.
 
-    *imap*, *sieve*: the port of the gate, and of Dovecot behind it. Dovecot 2.3 only.
+    *imap*, *sieve*: the gates' sockets.
     """
     return f"""\
-# Holdfast's gates: client -> login service (TLS, password) -> gate -> login service (password again) -> mailbox.
-# Who comes by the second port of a pair has been through the gate: for them host and port are our own, and proxy_maybe
-# lets them in. All others are sent to the first port, with the password they gave.
-auth_proxy_self = 127.0.0.1
-# The clients' own addresses stay in the log and count for the limits. Only the gate speaks from here.
-login_trusted_networks = 127.0.0.1/32
-
-protocol imap {{
-  passdb {{
-    driver = static
-    args = noauthenticate proxy_maybe=y host=127.0.0.1 port=%{{if;%{{real_lport}};==;{imap[1]};%{{lport}};{imap[0]}}}
-  }}
+# Holdfast's gates: who has logged in is handed over to them, as to a post-login script.
+service imap {{
+  executable = imap {imap}
 }}
-
-protocol sieve {{
-  passdb {{
-    driver = static
-    args = noauthenticate proxy_maybe=y host=127.0.0.1 port=%{{if;%{{real_lport}};==;{sieve[1]};%{{lport}};{sieve[0]}}}
-  }}
-}}
-
-# A login process stays with each client it proxies for, so one must serve many.
-service imap-login {{
-  service_count = 0
-  process_min_avail = 2
-  inet_listener behind-gate {{
-    address = 127.0.0.1
-    port = {imap[1]}
-  }}
-}}
-
-service managesieve-login {{
-  service_count = 0
-  inet_listener behind-gate {{
-    address = 127.0.0.1
-    port = {sieve[1]}
-  }}
+service managesieve {{
+  executable = managesieve {sieve}
 }}
 """
 
