@@ -16,6 +16,9 @@ def test_the_master_user_stands_in_a_file_of_its_own_behind_the_copied_one() -> 
     assert old.startswith("!include dovecot.conf\n")
     assert "driver = static\n  master = yes\n  args = password=secret\n" in old
     assert "passdb static {\n  master = yes\n  password = secret\n" in new
+    assert "executable" not in old
+    gated = dovecot_conf("dovecot.conf", "2.3", "secret", imap_gate=True)
+    assert gated.endswith("service imap {\n  executable = imap\n}\n")
 
 
 def test_a_gate_is_stepped_over_and_nothing_is_sent_away() -> None:

@@ -89,6 +89,8 @@ class Play(Struct, frozen=True):
     """What Postfix hands deliveries to (``[gate] lmtp``) ..."""
     behind_gate: str = ""
     """... and the LMTP server behind it, to which they go in a rehearsal."""
+    imap_gate: bool = False
+    """Whether Dovecot hands its IMAP clients over to a gate (``[gate] imap``), which a rehearsal has not."""
 
 
 class Part(Struct, frozen=True):
@@ -200,7 +202,9 @@ class Company:
             syntax = (await copied.layout()).syntax
             main = os.path.basename(self._play.mail.dovecot.config)
             self._elsewhere = sorted({each.named_by for each in await copied.secrets() if _is_lookup(each)})
-            Path(self._dovecot_config).write_text(dovecot_conf(main, syntax, self._password))
+            Path(self._dovecot_config).write_text(
+                dovecot_conf(main, syntax, self._password, imap_gate=self._play.imap_gate)
+            )
         if "radicale" in self._site.services:
             path = Path(self._play.mail.radicale.config)
             path.write_text(radicale_conf(path.read_text()))
@@ -338,7 +342,7 @@ def _is_lookup(secret: Secret) -> bool:
     return secret.kind is SecretKind.CREDENTIALS and secret.named_by.startswith(databases)
 
 
-def dovecot_conf(main: str, syntax: str, password: str) -> str:
+def dovecot_conf(main: str, syntax: str, password: str, *, imap_gate: bool = False) -> str:
     """The rehearsal's main file, beside the copied one called *main*."""
     secret = f"password = {password}" if syntax == "2.4" else f"args = password={password}"
     opening = "passdb static {" if syntax == "2.4" else "passdb {\n  driver = static"
@@ -347,6 +351,7 @@ def dovecot_conf(main: str, syntax: str, password: str) -> str:
         f"log_path = {LOGS[0]}\ninfo_log_path =\ndebug_log_path =\n"
         f"auth_master_user_separator = {SEPARATOR}\n"
         f"{opening}\n  master = yes\n  {secret}\n}}\n"
+        + ("service imap {\n  executable = imap\n}\n" if imap_gate else "")
     )
 
 

@@ -170,6 +170,7 @@ class Rehearsals:
             items=taken.items,
             gate=settings.gate.lmtp,
             behind_gate=settings.gate.lmtp_server,
+            imap_gate=bool(settings.gate.imap),
         )
         said = await self._commands.run(
             [*stage.UNSHARE, sys.executable, "-m", "holdfast.node.stage"],
