@@ -14,11 +14,11 @@ import pytest
 
 from holdfast.errors import HoldfastError
 from holdfast.mail.commands import SystemCommands
-from holdfast.node.alarms import Alarms, Causes, post, speaks
+from holdfast.node.alarms import Alarms, Causes, of_site, post, speaks
 from holdfast.node.settings import AlarmSettings
 from holdfast.node.status import Warned
 
-from .two_nodes import TwoNodes, run
+from .two_nodes import TwoNodes, run, wait_until
 
 SETTINGS = AlarmSettings(after_seconds=10.0, over_seconds=30.0)
 LAG = Warned("backup is 2000 ms behind", "look", "lag backup")
@@ -111,6 +111,23 @@ def test_command_and_webhook_get_the_message_and_failures_are_named(
 def test_only_the_web_is_posted_to() -> None:
     with pytest.raises(ValueError, match="no web address"):
         post("file:///etc/passwd", {})
+
+
+def test_a_standby_that_is_gone_is_one_cause_and_so_is_a_primary_that_is(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        await nodes.backup.stop()
+        await wait_until(lambda: not nodes.main.node.beats.alive("backup"), lambda: "backup is still heard")
+        status = await nodes.main.status()
+        told = {each.key: each.what for each in of_site(status) if each.key}
+        assert told["one copy"] == "down to one copy: there is no standby now (backup is silent (was standby))"
+        assert "silent backup" not in told
+        # The same two machines, as the other one would see it.
+        seen = [msgspec.structs.replace(view, alive=False) if view.name == "main" else view for view in status.machines]
+        silent = Warned("main is silent for 5 s", "", "silent main")
+        keys = {each.key for each in of_site(msgspec.structs.replace(status, machines=tuple(seen), warnings=(silent,)))}
+        assert keys == {"", "nobody served"}
+
+    run(tmp_path, scenario)
 
 
 def test_a_promotion_is_told_by_the_machine_that_was_promoted(tmp_path: Path) -> None:

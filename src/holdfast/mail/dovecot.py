@@ -218,8 +218,8 @@ class Dovecot:
             return ProbeResult(self.name, address, False, 0.0, error.message)
         return await self.log_in(address, account)
 
-    async def log_in(self, address: str, account: Account | None) -> ProbeResult:
-        """A session of *account* at *address*; without one, no further than the greeting."""
+    async def log_in(self, address: str, account: Account | None, *, alone: bool = False) -> ProbeResult:
+        """A session of *account* at *address*; without one, no further than the greeting. *alone*: see ``probes``."""
         try:
             found = await self.layout(fresh=False)
         except ConfigurationError as error:
@@ -227,7 +227,7 @@ class Dovecot:
         listener = _best(found.listeners)
         if listener is None:
             return ProbeResult(self.name, address, False, 0.0, "Dovecot is configured without an IMAP listener")
-        return await probes.imap(address, listener.port, account=account, tls=listener.tls)
+        return await probes.imap(address, listener.port, account=account, tls=listener.tls, alone=alone)
 
     async def check(self) -> CheckResult:
         argv = ["doveconf", "-c", self._settings.config, "-n"]

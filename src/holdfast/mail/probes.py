@@ -155,8 +155,12 @@ async def imap(
     tls: bool = False,
     name: str = "dovecot",
     seconds_max: float = PROBE_SECONDS_MAX,
+    alone: bool = False,
 ) -> ProbeResult:
-    """Greeting, and with an *account* LOGIN and SELECT INBOX (RFC 9051); STARTTLS first where needed and offered."""
+    """Greeting, and with an *account* LOGIN and SELECT INBOX (RFC 9051); STARTTLS first where needed and offered.
+
+    *alone*: nobody else is on this network, so TLS is tried where it is offered, and not asked for where it is not.
+    """
 
     async def transaction(talk: _Talk) -> str:
         await talk.open(tls=tls)
@@ -167,10 +171,10 @@ async def imap(
         if account is None:
             await _imap_command(talk, "LOGOUT", "z")
             return "greeting and CAPABILITY; no probe account is configured, so no login was tried"
-        if (not talk.secure or "LOGINDISABLED" in capabilities) and "STARTTLS" in capabilities:
+        if (alone or not talk.secure or "LOGINDISABLED" in capabilities) and "STARTTLS" in capabilities:
             await _imap_command(talk, "STARTTLS", "b")
             await talk.start_tls()
-        if not talk.secure:
+        if not talk.secure and not alone:
             raise ProbeStopped("login: not tried, because the server offers no TLS on this port")
         await _imap_login(talk, account)
         lines = await _imap_command(talk, "SELECT INBOX", "d")

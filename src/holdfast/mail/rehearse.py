@@ -40,6 +40,7 @@ from holdfast.mail.imap_exchange import bytes_of
 from holdfast.mail.imap_session import ImapSession, session_command
 from holdfast.mail.mailboxes import Format
 from holdfast.mail.postfix import Postfix
+from holdfast.mail.postfix_render import render
 from holdfast.mail.probes import Account
 from holdfast.mail.radicale import Radicale
 from holdfast.mail.secrets import Secret, SecretKind
@@ -214,9 +215,9 @@ class Company:
             found = await postfix.layout()
             main_cf = Path(found.config_directory) / "main.cf"
             lines = postfix_lines(found.settings, self._play.gate, self._play.behind_gate)
-            main_cf.write_text(
-                main_cf.read_text() + "\n# rehearsal\n" + "".join(f"{k} = {v}\n" for k, v in lines.items())
-            )
+            # In place of what is there, and not after it: each setting given twice is a warning of each daemon, and at
+            # their start postlogd, which warns too, can then wait for room in its own full socket, for ever.
+            main_cf.write_bytes(render(main_cf.read_bytes(), {**postfix.own_values(), **lines}))
             _date_back(main_cf)
             left = sorted({key for key in _ASK_OTHERS if found.settings.get(key)})
             if left:
@@ -242,7 +243,7 @@ class Company:
         words = []
         for each in self._play.accounts:
             account = Account(f"{each.account}{SEPARATOR}{MASTER}", self._password)
-            result = await dovecot.log_in(self.address, account)
+            result = await dovecot.log_in(self.address, account, alone=True)
             if not result.ok:
                 raise Wrong(f"{each.account}: {result.words}")
             words.append(each.account)
@@ -262,8 +263,8 @@ class Company:
                         found.update(blake3(bytes_of(items, "BODY[]")).digest() for items in fetched)
             if unreadable:
                 self._notes.append(f"{each.account}: {unreadable} stored messages can only be read by Dovecot itself")
-            elif each.format is Format.MDBOX:  # its files still hold what was expunged
-                if strange := sum((found - wanted).values()):
+            elif each.format is Format.MDBOX:  # its files hold a copied message once, and what was expunged still
+                if strange := len(set(found) - set(wanted)):
                     raise Wrong(
                         f"{each.account}: {strange} of {sum(found.values())} messages are in no file of the store"
                     )
@@ -369,7 +370,7 @@ def radicale_conf(copied: str) -> str:
 
 
 def postfix_lines(settings: dict[str, str], gate: str, behind_gate: str) -> dict[str, str]:
-    """What is put after the rendered main.cf; of two settings of one parameter Postfix takes the last."""
+    """What stands in the stage's main.cf beside this machine's own values, in place of what was copied."""
     lines = dict.fromkeys(_ASK_OTHERS, "")
     lines |= {f"smtpd_{each}_restrictions": "" for each in _RESTRICTIONS}
     lines |= {

@@ -24,7 +24,6 @@ from holdfast.changes.frame import Chain, Frame, FrameDamaged, Promotion, chain_
 from holdfast.changes.names import Epoch, MachineName, Sequence
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced, Log, LogDamaged, LogState
-from holdfast.mail.packages import Severity
 from holdfast.node.archiver import Archiver
 from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
@@ -81,8 +80,6 @@ class Node:
         self.standby: Standby | None = None
         self.seeding: Seeding | None = None
         self.leader = ""
-        self.software: tuple[str, ...] = ()
-        """In what this standby's programs differ from the primary's, where it matters to mail."""
         self.drained_to = Sequence(0)
         """What was the log's last record when the last drain began."""
         self.held = ""
@@ -322,11 +319,6 @@ class Node:
             self._index.close()
             self._index = None
 
-    async def _compare_software(self) -> None:
-        """What is installed here beside the primary's manifest, as copied: a takeover must not meet it first."""
-        differences = await self.world.serving.mail.software_differences()
-        self.software = tuple(d.words for d in differences or () if d.severity > Severity.NOTE)
-
     async def _end_standby(self, *, to_promote: bool = False) -> Chain:
         assert self.standby is not None
         chain = await self.standby.end(to_promote=to_promote)
@@ -481,7 +473,6 @@ class Node:
             self.world.serving.look_again()
             for sentence in await self.world.serving.warm():
                 self.world.history.record("standby prepared", sentence)
-            await self._compare_software()
         except HoldfastError as error:
             self.world.history.record("the mail software could not be prepared", error.message)
 

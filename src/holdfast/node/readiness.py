@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from holdfast.errors import HoldfastError
 from holdfast.mail.certificates import wrong
-from holdfast.mail.packages import Severity
+from holdfast.mail.packages import Difference, Severity
 from holdfast.node import netlink
 from holdfast.node.address_command import CommandedAddresses
 from holdfast.node.rehearsal import read
@@ -35,6 +35,8 @@ from holdfast.node.world import World
 from holdfast.trees.spec import TreeSpec
 
 EVERY_SECONDS: Final = 600.0
+SOFTWARE_SECONDS: Final = 3600.0
+"""As often as the primary writes its manifest; asking for what is installed here costs a second of a processor."""
 FREE_SHARE_MIN: Final = 0.05
 PORTS: Final = (25, 143, 465, 587, 993, 4190, 5232)
 _SIOCGIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8913, 0x1, 0x40
@@ -65,6 +67,9 @@ class ReadinessCheck:
         self.last = Readiness()
         self.rehearsal = read(world.settings.state)
         """The last one; ``Rehearsals`` puts it here."""
+        self.software: tuple[Difference, ...] = ()
+        """In what this machine's programs differ from the primary's, by the manifest as copied."""
+        self._compare_software_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -72,6 +77,7 @@ class ReadinessCheck:
         while True:
             if not self._wanted():
                 self.last, due = Readiness(), 0.0
+                self.software, self._compare_software_at = (), 0.0
             elif self._world.clocks.steady() >= due:
                 await self.look()
                 due = self._world.clocks.steady() + EVERY_SECONDS
@@ -111,7 +117,11 @@ class ReadinessCheck:
         problems += await mail.secrets_missing()
 
     async def _software(self, problems: list[str], notes: list[str]) -> None:
-        for difference in await self._world.serving.mail.software_differences() or ():
+        now = self._world.clocks.steady()
+        if now >= self._compare_software_at:
+            self._compare_software_at = now + SOFTWARE_SECONDS
+            self.software = await self._world.serving.mail.software_differences() or ()
+        for difference in self.software:
             if difference.severity > Severity.NOTE:
                 (problems if difference.severity >= Severity.GRAVE else notes).append(difference.words)
 

@@ -143,8 +143,9 @@ class Sampler:
                 for inner in tree.include or ("",):
                     self._copy_all(Path(tree.root), Path(tree.root, inner))
         accounts = [each for chosen in self._chosen if (each := self._account(chosen, index)) is not None]
-        for chosen in self._chosen:
-            self._place(chosen.tree.root)
+        for tree in self._trees:
+            if tree.name.startswith("store"):
+                self._place(tree.root)  # also when nobody was chosen: the real one is not to be seen
         items = [item for tree in self._trees if tree.name == "groupware" for item in self._groupware(tree)]
         binds = tuple((str(place), root) for root, place in self._places.items())
         return Taken(tuple(accounts), tuple(items), binds, tuple(self._strange))

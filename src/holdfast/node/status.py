@@ -17,6 +17,7 @@ from holdfast.errors import HoldfastError, Unreachable
 from holdfast.ledger.kept import LedgerView
 from holdfast.ledger.kept import view as ledger_view
 from holdfast.log.port import LogState
+from holdfast.mail.packages import Severity
 from holdfast.node.beats import Beat
 from holdfast.node.gates import LEDGER, LEDGER_VIEW
 from holdfast.node.kept import KeptAside, kept_aside
@@ -486,13 +487,12 @@ def _own_warnings(node: Node) -> list[Warned]:
             warned.append(Warned(f"this copy {age} compared with the primary", "Run `holdfast verify`."))
     if node.role is Role.STANDBY:
         warned += _readiness_warnings(node, now)
-    if node.role is Role.STANDBY and node.software:
-        count = len(node.software)
+    software = [each.words for each in node.readiness.software if each.severity == Severity.WARNING]
+    if node.role is Role.STANDBY and software:
+        count = len(software)
         more = f" (and {count - 1} more)" if count > 1 else ""
         warned.append(
-            Warned(
-                f"software differs from the primary's: {node.software[0]}{more}", "Install the same.", "own:software"
-            )
+            Warned(f"software differs from the primary's: {software[0]}{more}", "Install the same.", "own:software")
         )
     if node.standby is not None and node.standby.follow.blocked_because:
         warned.append(
