@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast.changes.frame import CHAIN_START, Chain, FrameKind, FrameWriter, pack_changes, read_header, seal
@@ -19,6 +20,7 @@ from holdfast.node.keeping import LogKeeper
 from holdfast.node.roles import Role
 from holdfast.node.settings import LogSettings
 from holdfast.node.status import UNLOGGED_SECONDS_MAX
+from holdfast.node.unseen import FlagChange, Report, left
 from holdfast.watch.watcher import ScanProgress
 
 from .two_nodes import TwoNodes, run, wait_until
@@ -242,6 +244,9 @@ def test_a_fenced_primary_appends_nothing_and_what_only_it_had_is_kept_aside_and
     async def scenario(nodes: TwoNodes) -> None:
         nodes.main.write("both")
         nodes.main.write("changed", "as both knew it\n")
+        nodes.main.write("box/dovecot-keywords", "0 urgent\n")
+        for name in ("box/cur/1:2,S", "box/cur/2:2,Sa", "box/new/3", "box/cur/4:2,"):
+            nodes.main.write(name)
         await nodes.settle()
         done = await nodes.backup.operations.takeover("a test", force=True)
         assert done.done, done.failure
@@ -251,6 +256,10 @@ def test_a_fenced_primary_appends_nothing_and_what_only_it_had_is_kept_aside_and
         await nodes.main.wait_role(Role.RETURNED)
         nodes.backup.write("new")
         nodes.main.write("later, only here")
+        for name, flags in (("box/cur/1:2,S", ":2,FSa"), ("box/cur/2:2,Sa", ":2,R"), ("box/new/3", ":2,S")):
+            path = nodes.main.tree / name
+            path.rename(nodes.main.tree / "box/cur" / (path.name.partition(":")[0] + flags))
+        (nodes.main.tree / "box/cur/4:2,").unlink()
         assert nodes.backup.node.primary is not None
         await nodes.backup.node.primary.barrier(10.0)
         for sequence in range(promoted, nodes.store.state().last + 1):
@@ -265,8 +274,17 @@ def test_a_fenced_primary_appends_nothing_and_what_only_it_had_is_kept_aside_and
         await nodes.settle(nodes.backup, nodes.main)
         assert nodes.main.contents() == nodes.backup.contents()
         (named,) = (nodes.main.base / "state").glob("rejoin-*.json")
-        unlogged = {change["path"] for change in json.loads(named.read_bytes())["unlogged"]}
+        report = msgspec.json.decode(named.read_bytes(), type=Report)
+        unlogged = {change.path for change in report.unlogged}
         assert {"only here", "later, only here"} <= unlogged
+        assert sorted(report.flags, key=lambda change: change.name) == [
+            FlagChange("store", "box", "1", ("\\Flagged", "urgent"), ()),
+            FlagChange("store", "box", "2", ("\\Answered",), ("\\Seen", "urgent")),
+            FlagChange("store", "box", "3", ("\\Seen",), ()),
+        ]
+        assert [(each.what, each.path) for each in left(report, ()) if each.path.startswith("box/")] == [
+            ("deletion", "box/cur/4:2,")
+        ]
         kept = kept_aside(nodes)
         assert kept["only here"] == b"only here of main\n"
         assert kept["later, only here"] == b"later, only here of main\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,13 @@ from holdfast.errors import ExitStatus, HoldfastError, Refused, Unreachable
 
 SOCKET: Final = Path("/run/holdfast/agent.sock")
 CONNECT_SECONDS: Final = 5.0
+
+
+def person() -> str:
+    """Who gives an order, as far as this machine knows: it is written down with it."""
+    name = os.environ.get("SUDO_USER") or os.environ.get("LOGNAME") or str(os.getuid())
+    away = os.environ.get("SSH_CONNECTION", "").partition(" ")[0]
+    return f"{name} from {away}" if away else name
 
 
 class AgentFailed(HoldfastError):

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from holdfast.console.client import Client
+from holdfast.console.client import Client, person
 from holdfast.errors import ExitStatus
 
+LEFT_SHOWN_MAX = 20
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -130,41 +131,69 @@ def alarm(as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="List the messages and add nothing.")
+@click.option("--dry-run", is_flag=True, help="Ask the primary what it would do, and do nothing.")
+@click.option("--undo", is_flag=True, help="Take the last merge back, where it is still as it was left.")
 @_json
-def merge(dry_run: bool, as_json: bool) -> None:
-    """On a returned machine that is a standby again: add the messages that only it has to the running server.
+def merge(dry_run: bool, undo: bool, as_json: bool) -> None:
+    """On a returned machine that is a standby again: bring what only it has to the running server.
 
-    Not where the account has a message with its Message-ID. What was done is listed in
-    /var/lib/holdfast/merged-*.json. Maildir only; exit status 3 when a message could not be added.
+    Messages are added, but not where the account has one with its Message-ID; flags and keywords are set and cleared as
+    they were here. What else only this machine has (deletions, Sieve, calendars, configuration) is listed and stays
+    aside. What was done is in /var/lib/holdfast/merged-*.json. Maildir only; exit status 3 when something could not be
+    merged.
 
     \b
     Example:
       holdfast merge --dry-run
+      holdfast merge
+      holdfast merge --undo
     """
-    answer = Client().post("/merge", dry_run=dry_run)
-    left = [each for each in answer["messages"] if each["outcome"] not in ("added", "there", "would be sent")]
+    answer = Client().post("/merge", dry_run=dry_run, undo=undo)
+    fine = ("added", "merged", "there", "would be added", "would be merged", "taken back")
+    failed = [each for each in answer["messages"] if each["outcome"] not in fine]
     if as_json:
         click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
-        for each in answer["messages"]:
-            click.echo(f"{each['outcome']:8} {each['account']}/{each['folder']} {each['message_id'] or each['path']}")
-        for wrong in answer["wrong"]:
-            click.echo(f"! {wrong}")
-        if not answer["messages"]:
-            click.echo("This machine has no messages that are to be added.")
-    sys.exit(ExitStatus.DIFFERENCES if left or answer["wrong"] else ExitStatus.DONE)
+        _show_merge(answer)
+    sys.exit(ExitStatus.DIFFERENCES if failed or answer["wrong"] else ExitStatus.DONE)
+
+
+def _show_merge(answer: dict[str, Any]) -> None:
+    for each in answer["messages"]:
+        flags = [f"+{flag}" for flag in each.get("was_set", ())] + [f"-{flag}" for flag in each.get("was_cleared", ())]
+        what = each["message_id"] or each["path"]
+        click.echo(f"{each['outcome']:15} {each['account']}/{each['folder']} {what} {' '.join(flags)}".rstrip())
+    for wrong in answer["wrong"]:
+        click.echo(f"! {wrong}")
+    if answer["left"]:
+        click.echo("Kept aside, for a person to look at:")
+    for each in answer["left"][:LEFT_SHOWN_MAX]:
+        click.echo(f"  {each['what']:15} {each['tree']}/{each['path']}  ({each['why']})")
+    if len(answer["left"]) > LEFT_SHOWN_MAX:
+        click.echo(f"  and {len(answer['left']) - LEFT_SHOWN_MAX} more (--json has them)")
+    if not answer["messages"]:
+        click.echo("This machine has no messages and no flags that are to be merged.")
 
 
 @click.command()
+@click.option("--wait", is_flag=True, help="Write down that you decided to wait, and why. Nothing is done.")
+@click.option("--why", default="", help="Shown in `holdfast history` and `holdfast why`.")
 @_json
-def decide(as_json: bool) -> None:
+def decide(wait: bool, why: str, as_json: bool) -> None:
     """Take over now, or wait? What each would cost, for the person who has to decide. On the standby.
+
+    What is decided stands in the history, with who decided it: `holdfast takeover --why ...` does, and
+    `holdfast decide --wait --why ...`.
 
     \b
     Example:
       holdfast decide
+      holdfast decide --wait --why "the host of main reboots, back at 03:20"
     """
+    if wait:
+        told = Client().post("/decide", why=why, by=person())
+        click.echo(json.dumps(told) if as_json else "Written down: you wait. `holdfast takeover` at any time.")
+        return
     found = Client().get("/decide")
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
@@ -177,4 +206,8 @@ def decide(as_json: bool) -> None:
             click.echo(f"  {name:6} {choice[name]}")
         for risk in choice["risks"]:
             click.echo(f"  risk   {risk}")
+        for each in choice["waiting"][:LEFT_SHOWN_MAX]:
+            click.echo(f"  queued {each['message_id']} for {', '.join(each['recipients'])}: delivered from here")
+        if len(choice["waiting"]) > LEFT_SHOWN_MAX:
+            click.echo(f"  and {len(choice['waiting']) - LEFT_SHOWN_MAX} more (--json has them)")
         click.echo(f"  how    {choice['how']}")

@@ -34,7 +34,7 @@ class _Group(LateGroup):
         "ledger": Late("holdfast.console.ledger", "ledger", "What became of each message: show, find, report, export."),
         "rehearse": Late("holdfast.console.rehearse", "rehearse", "On a standby: show now that its copy can serve."),
         "relay": Late("holdfast.console.relay", "relay", "On a relay that takes mail: status, hold, drain, export."),
-        "merge": Late("holdfast.console.failover", "merge", "Add what only a returned machine has of messages."),
+        "merge": Late("holdfast.console.failover", "merge", "Bring what only a returned machine has to the server."),
         "alarm": Late("holdfast.console.failover", "alarm", "Send a test to whom the alarms go."),
         "rebuild": Late("holdfast.console.rebuild", "rebuild", "From a bare machine to running mail, from a backup."),
         "lab": Late(
@@ -342,7 +342,9 @@ def _ordered(action: str, why: str, dry_run: bool, as_json: bool, force: bool) -
         else:
             show.plan(plan)
         sys.exit(ExitStatus.REFUSED if plan["refusals"] else ExitStatus.DONE)
-    outcome = client.post(f"/{action}", why=why, force=force)
+    from holdfast.console.client import person
+
+    outcome = client.post(f"/{action}", why=why, force=force, by=person())
     if as_json:
         _emit(outcome)
     else:

@@ -139,10 +139,10 @@ class ImapSession:
     def subscriptions(self) -> list[str]:
         return exchange.listed(self.command('LSUB "" "*"'), "LSUB")
 
-    def examine(self, folder: str) -> int:
-        """Open it to read only; how many messages it has."""
+    def examine(self, folder: str, *, to_write: bool = False) -> int:
+        """Open it, to read only unless *to_write*; how many messages it has."""
         self.selected = ""
-        answer = self.command(f"EXAMINE {syntax.folder_to_wire(folder)}")
+        answer = self.command(f"{'SELECT' if to_write else 'EXAMINE'} {syntax.folder_to_wire(folder)}")
         self.selected = folder
         for response in answer.untagged:
             if exchange.word(response, 1) == "EXISTS":
@@ -156,12 +156,15 @@ class ImapSession:
         """CREATE, SUBSCRIBE."""
         self.command(f"{verb} {syntax.folder_to_wire(folder)}")
 
-    def append(self, folder: str, messages: Sequence[tuple[bytes, tuple[str, ...], int]]) -> None:
-        """APPEND of (content, flags, received in seconds since 1970), all or none (MULTIAPPEND, RFC 3502)."""
+    def append(self, folder: str, messages: Sequence[tuple[bytes, tuple[str, ...], int]]) -> str:
+        """APPEND of (content, flags, received in seconds since 1970), all or none (MULTIAPPEND, RFC 3502).
+
+        UIDVALIDITY and UIDs, as APPENDUID tells them (RFC 4315); empty when it does not.
+        """
         parts: list[bytes | str] = []
         for content, flags, received_s in messages:
             parts += [f' ({" ".join(flags)}) "{internal_date(received_s)}"', content]
-        self.command(f"APPEND {syntax.folder_to_wire(folder)}", *parts)
+        return self.command(f"APPEND {syntax.folder_to_wire(folder)}", *parts).codes.get("APPENDUID", "")
 
     def close(self) -> None:
         """Take leave; what was answered stays, whatever happens here."""

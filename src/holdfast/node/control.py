@@ -36,11 +36,15 @@ from aiohttp import web
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.node.alarms import Alarms
 from holdfast.node.desk import desk
+from holdfast.node.desk_facts import DeskFacts, accounts_in, started_in, waiting_of
+from holdfast.node.gates import SHADOWS
 from holdfast.node.guard import Guard
+from holdfast.node.history import Event
 from holdfast.node.metrics import render_metrics
 from holdfast.node.node import Node
 from holdfast.node.rehearsal import Rehearsals
 from holdfast.node.relaying import heard
+from holdfast.node.roles import Role
 from holdfast.node.status import last_records, site_status
 
 BARRIER_SECONDS_MAX: Final = 60.0
@@ -107,6 +111,7 @@ class Control:
         app.router.add_get("/why", self._why)
         app.router.add_post("/merge", self._merge)
         app.router.add_get("/decide", self._decide)
+        app.router.add_post("/decide", self._decided)
         app.router.add_post("/alarm", self._alarm)
         app.router.add_post("/rehearse", self._rehearse)
         app.router.add_post("/barrier", self._barrier)
@@ -165,12 +170,25 @@ class Control:
     async def _act(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         why = body.get("why", "")
-        if request.path.endswith("takeover"):
+        action = request.path.rpartition("/")[2]
+        await self._note_decision(action, body)
+        if action == "takeover":
             act = self._operations.takeover(why, force=bool(body.get("force")))
         else:
             act = self._operations.switchover(why)
         # A client that goes away must not leave a takeover half done.
         return _json(await asyncio.shield(asyncio.ensure_future(act)))
+
+    async def _note_decision(self, action: str, body: dict[str, Any]) -> None:
+        """Who ordered it and why, and what was known then; an order that is refused decides nothing."""
+        node, why = self._node, body.get("why", "")
+        if action == "takeover":
+            plan = await self._operations.plan_takeover(why, force=bool(body.get("force")))
+        else:
+            plan = await self._operations.plan_switchover(why)
+        if not plan.refusals and node.role is Role.STANDBY:
+            known = "; ".join(plan.warnings)
+            node.world.history.record(f"a person decided: {action}", plan.why, by=body.get("by", ""), known=known)
 
     async def _rejoin(self, request: web.Request) -> web.Response:
         self._node.order_rejoin()
@@ -196,11 +214,30 @@ class Control:
         primary = node.primary_name or ""
         silent = node.beats.silent_seconds(primary) if primary != node.world.settings.machine else 0.0
         events = node.world.history.events(1000)
-        return _json(desk(await site_status(node), node.beats.last(primary), silent, events))
+        facts = await asyncio.to_thread(self._desk_facts, primary, events)
+        return _json(desk(await site_status(node), node.beats.last(primary), silent, events, facts))
+
+    def _desk_facts(self, primary: str, events: list[Event]) -> DeskFacts:
+        node, settings = self._node, self._node.world.settings
+        parts = node.readiness.rehearsal.parts if node.readiness.rehearsal.ok else ()
+        return DeskFacts(
+            accounts_in(node.world.serving.mail.software_directory),
+            waiting_of(primary, settings.state / SHADOWS) if settings.gate.milter else None,
+            started_in(events),
+            next((part.seconds for part in parts if part.name == "start"), -1.0),
+        )
+
+    async def _decided(self, request: web.Request) -> web.Response:
+        """A person has decided to wait: nothing is done, and it is written down."""
+        body = await self._body(request)
+        why = body.get("why") or "no reason given"
+        self._node.world.history.record("a person decided: wait", why, by=body.get("by", ""))
+        return _json({"decided": "wait"})
 
     async def _merge(self, request: web.Request) -> web.Response:
         body = await self._body(request)
-        return _json(await self._guard.merge(dry_run=bool(body.get("dry_run"))))
+        merges, dry_run = self._guard.merges, bool(body.get("dry_run"))
+        return _json(await (merges.undo(dry_run=dry_run) if body.get("undo") else merges.merge(dry_run=dry_run)))
 
     async def _alarm(self, request: web.Request) -> web.Response:
         return _json({"ways": await self._alarms.test()})

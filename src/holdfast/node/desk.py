@@ -1,23 +1,29 @@
 """``holdfast decide``: what "take over now" and "wait" would each cost, for the person who has to say. Pure.
 
-From what the primary said last, this standby's state, and how long takeovers took here before. What is not known is
-said to be not known. The order itself is `holdfast takeover --why ...`; who gave it and why stands in the history.
+From what the primary said last, this standby's state, how long takeovers and starts took here before, and the copies of
+the primary's queue that a gate keeps here. What is not known is said to be not known. The order itself is `holdfast
+takeover --why ...`, and `holdfast decide --wait --why ...` the other one; who gave it and why stands in the history.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec import Struct
 
 from holdfast.node.beats import Beat
+from holdfast.node.desk_facts import DeskFacts, Waiting
 from holdfast.node.history import Event
 from holdfast.node.status import SiteStatus
 
+NOTHING_LOOKED_UP: Final = DeskFacts()
+
 
 class Choice(Struct, frozen=True):
-    """One of the two. *seconds*: until users are served; -1: not known, or not before somebody acts."""
+    """One of the two. *seconds*: until users are served; -1: not known, or not before somebody acts. *waiting*: what
+    the primary had accepted and not delivered, as far as copies are here: it is delivered from here."""
 
     name: str
     lost: str
@@ -26,6 +32,7 @@ class Choice(Struct, frozen=True):
     time: str
     risks: tuple[str, ...]
     how: str
+    waiting: tuple[Waiting, ...] = ()
 
 
 class Desk(Struct, frozen=True):
@@ -37,7 +44,13 @@ class Desk(Struct, frozen=True):
     choices: tuple[Choice, ...]
 
 
-def desk(status: SiteStatus, last: Beat | None, silent_seconds: float | None, events: Iterable[Event]) -> Desk:
+def desk(
+    status: SiteStatus,
+    last: Beat | None,
+    silent_seconds: float | None,
+    events: Iterable[Event],
+    facts: DeskFacts = NOTHING_LOOKED_UP,
+) -> Desk:
     """For *status* as a standby sees it; *last*: the primary's last beat, *silent_seconds* old."""
     primary = status.primary or "nobody"
     heard = silent_seconds is not None and silent_seconds < 2.0
@@ -49,30 +62,39 @@ def desk(status: SiteStatus, last: Beat | None, silent_seconds: float | None, ev
     else:
         situation = f"The primary, {primary}, is not heard for {silent_seconds:.0f} s."
     by_itself = f"{status.failover.order}: {status.failover.reason}" if status.failover.order else status.reason
-    return Desk(status.machine, situation, by_itself, (_take_over(status, last, events), _wait(primary)))
+    return Desk(status.machine, situation, by_itself, (_take_over(status, last, events, facts), _wait(primary, facts)))
 
 
-def _take_over(status: SiteStatus, last: Beat | None, events: Iterable[Event]) -> Choice:
+def _accounts(facts: DeskFacts) -> str:
+    return "all accounts" if facts.accounts < 0 else f"{facts.accounts:,} accounts"
+
+
+def _take_over(status: SiteStatus, last: Beat | None, events: Iterable[Event], facts: DeskFacts) -> Choice:
     took = [
         float(event.details["seconds"])
         for event in events
         if event.what == "takeover done" and "seconds" in event.details
     ]
     seconds = statistics.median(took) if took else -1.0
-    time = f"{seconds:.1f} s, the median of {len(took)} here" if took else "not measured here yet; some seconds"
+    time = f"{seconds:.1f} s, the median of {len(took)} here" if took else "no takeover was measured here yet"
+    if not took and facts.rehearsed_start >= 0:
+        time += f"; the mail software started in {facts.rehearsed_start:.1f} s in the last rehearsal"
     return Choice(
         "take over now",
-        _lost(status, last),
-        "all accounts are served again, at the same address; clients reconnect",
+        _lost(status, last, facts),
+        f"{_accounts(facts)} are served again, at the same address; clients reconnect",
         seconds,
         time,
         tuple(_risks(status)),
         f'holdfast takeover --why "..."   on {status.machine}',
+        facts.waiting or (),
     )
 
 
-def _lost(status: SiteStatus, last: Beat | None) -> str:
+def _lost(status: SiteStatus, last: Beat | None, facts: DeskFacts) -> str:
     queue = "what lay in the primary's mail queue waits there until it is back"
+    if facts.waiting is not None:
+        queue = f"the {len(facts.waiting)} messages in its queue have copies here, and are delivered from here"
     if status.failover.policy == "interval":
         return f"{status.lost_if_primary_died}: copies are made at intervals; {queue}"
     if last is None:
@@ -103,13 +125,16 @@ def _risks(status: SiteStatus) -> list[str]:
     return risks
 
 
-def _wait(primary: str) -> Choice:
+def _wait(primary: str, facts: DeskFacts) -> Choice:
+    like = "not known here"
+    if facts.started:
+        like = f"this machine needed {facts.starts_in:.0f} s from power to agent, the median of {len(facts.started)}"
     return Choice(
         "wait",
         f"nothing, if {primary} comes back with its disk",
-        "nobody is served meanwhile; mail from outside waits with its senders, for some days",
+        f"{_accounts(facts)} are not served meanwhile; mail from outside waits with its senders, for some days",
         -1.0,
-        f"as long as {primary} needs: not known here",
+        f"as long as {primary} needs: {like}",
         (f"{primary} may not come back", "if its disk is gone, what waiting saved is gone, too"),
-        f"start {primary}; it serves again by itself",
+        f'start {primary}; it serves again by itself. Say so: holdfast decide --wait --why "..."',
     )

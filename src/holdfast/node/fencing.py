@@ -18,51 +18,47 @@ import time
 from typing import Final
 
 from holdfast.errors import Refused
-from holdfast.node.outside import run
+from holdfast.node.outside import NOT_STARTED, Said, run
 from holdfast.node.settings import Settings
 
 AGAIN_SECONDS: Final = 0.5
 
 
 class Fencing:
-    """One machine's. *proven*: which machine is known to be off; empty when none is."""
+    """One machine's."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.configured = bool(settings.failover.fence_command)
-        self.proven = ""
         self.problem = ""
         """Why the last attempt gave no proof; empty when it did, or there was none."""
 
     def forget(self) -> None:
-        """It is heard: it is not off, or not any more."""
-        self.proven = self.problem = ""
+        """The primary is heard, or it is this machine: what went wrong with another attempt is over."""
+        self.problem = ""
 
     def prove(self, machine: str) -> str:
-        """Have it switched off; what the check said. Waits: call it in a thread. Raises Refused."""
+        """Have it switched off, unless it is off; what the check said. Waits: call it in a thread. Raises Refused."""
         failover = self._settings.failover
         address = next((each.address for each in self._settings.machines if each.name == machine), "")
         deadline = time.monotonic() + failover.fence_seconds
 
-        def call(verb: str) -> tuple[int, str]:
+        def call(verb: str) -> Said:
             argv = (*failover.fence_command, verb, machine, address)
             left = max(deadline - time.monotonic(), AGAIN_SECONDS)
             return run(argv, left, self._settings.outside_environment)
 
-        ordered, words = call("fence")
-        said = words
-        while True:
-            status, said = call("check")
-            if status == 0:
-                self.proven, self.problem = machine, ""
-                return said
-            if time.monotonic() + AGAIN_SECONDS > deadline:
-                break
-            if ordered != 0:
-                time.sleep(AGAIN_SECONDS)
-                ordered, words = call("fence")
-            else:
-                time.sleep(AGAIN_SECONDS)
-        first = f"fence: {words}; " if ordered != 0 else ""
-        self.problem = f"{machine} was not proven to be off within {failover.fence_seconds:g} s ({first}check: {said})"
-        raise Refused(self.problem, hint=f"If it is off: `holdfast takeover` on {self._settings.machine}.")
+        fenced = Said(NOT_STARTED, "it was not called")
+        while (checked := call("check")).exit_status != 0:
+            if time.monotonic() >= deadline:
+                first = f"fence: {fenced.words}; " if fenced.exit_status != 0 else ""
+                self.problem = (
+                    f"{machine} was not proven to be off within {failover.fence_seconds:g} s "
+                    f"({first}check: {checked.words})"
+                )
+                raise Refused(self.problem, hint=f"If it is off: `holdfast takeover` on {self._settings.machine}.")
+            if fenced.exit_status != 0:
+                fenced = call("fence")
+            time.sleep(AGAIN_SECONDS)
+        self.problem = ""
+        return checked.words

@@ -11,20 +11,20 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log.port import Fenced
-from holdfast.node import merging
 from holdfast.node.address_command import KEEP_SECONDS, CommandedAddresses
 from holdfast.node.asks import Answers
 from holdfast.node.beats import Beat
 from holdfast.node.failback import Home, against, due
 from holdfast.node.fencing import Fencing
 from holdfast.node.history import Event
+from holdfast.node.merges import Merges
 from holdfast.node.node import Decided, Node
 from holdfast.node.operations import Operations
 from holdfast.node.outlook import (
@@ -107,6 +107,7 @@ class Guard:
         self._node = node
         self.operations = operations
         self.rules = rules_of(node)
+        self.merges = Merges(node)
         self.row: PrimaryRow | StandbyRow | None = None
         """The row that applied last."""
         self._prefix = f"hf.{node.world.settings.segment}.duty."
@@ -132,7 +133,7 @@ class Guard:
         await self._node.world.bus.serve(self._prefix + self._node.world.settings.machine, self._asked)
         if self._node.asks is not None:
             self._node.asks.answer("history", self._history, changes=False)
-            self._node.asks.answer(merging.VERB, self._add_message, changes=True)
+            self.merges.register(self._node.asks)
         self._looking = asyncio.create_task(self._look_on())
         self._looking.add_done_callback(self._no_more_looks)
 
@@ -168,6 +169,7 @@ class Guard:
         self._gaps.append(now - self._looked_at)
         self._looked_at = now
         self._listen(now)
+        self._keep_by_command(now)
         if node.role is Role.PRIMARY:
             self._fencing.forget()
         node.not_fenced = self._fencing.problem
@@ -238,9 +240,6 @@ class Guard:
     def _renew(self, now: float) -> None:
         addresses = self._node.world.serving.addresses
         if isinstance(addresses, CommandedAddresses):
-            if now - self._renewed_at >= KEEP_SECONDS and self._keeping is None and self._node.world.serving.on:
-                self._renewed_at = now
-                self._keeping = asyncio.create_task(self._keep(addresses))
             return
         if now - self._renewed_at < RENEW_EVERY_SECONDS or not self._node.world.serving.on:
             return
@@ -254,6 +253,16 @@ class Guard:
             if now - self._announced_at >= ANNOUNCE_EVERY_SECONDS:
                 self._announced_at = now
                 self._node.world.history.record("the service address could not be renewed", error.message)
+
+    def _keep_by_command(self, now: float) -> None:
+        """Whatever the policy: what a program moved can be lost behind our back."""
+        node = self._node
+        addresses = node.world.serving.addresses
+        if not isinstance(addresses, CommandedAddresses) or now - self._renewed_at < KEEP_SECONDS:
+            return
+        if node.role is Role.PRIMARY and node.world.serving.on and not node.held and self._keeping is None:
+            self._renewed_at = now
+            self._keeping = asyncio.create_task(self._keep(addresses))
 
     async def _keep(self, addresses: CommandedAddresses) -> None:
         before = addresses.problem
@@ -404,37 +413,6 @@ class Guard:
         except HoldfastError as error:
             self._node.world.history.record("no failback today", error.message)
 
-    async def merge(self, *, dry_run: bool = False) -> dict[str, Any]:
-        """Add the messages that only this machine holds to the running server: what became of each. Raises Refused.
-
-        *dry_run*: only which they are.
-        """
-        node = self._node
-        if node.role is not Role.STANDBY or node.asks is None or node.primary_name is None:
-            raise Refused(f"this machine is {node.role}: messages are merged from a standby that has rejoined")
-        settings, trees = node.world.settings, node.world.local.state.trees
-        if dry_run:
-            plan = await asyncio.to_thread(merging.plan, settings.state, trees)
-            return {"messages": msgspec.to_builtins(plan), "wrong": []}
-        done, wrong = await merging.send_all(settings.state, trees, node.asks, node.primary_name)
-        added = [each for each in done if each.outcome == "added"]
-        there = [each for each in done if each.outcome == "there"]
-        left = [f"{m.account}/{m.folder} {m.message_id or m.path}: {m.outcome}" for m in done if m not in added + there]
-        if done or wrong:
-            node.world.history.record(
-                f"{len(added)} messages that only this machine had are on {node.primary_name} now",
-                f"{len(there)} were there already, {len(left)} could not be added",
-                added=[f"{m.account}/{m.folder} {m.message_id}" for m in added[: merging.LISTED_MAX]],
-                left=left[: merging.LISTED_MAX],
-                wrong=wrong,
-            )
-        return {"messages": msgspec.to_builtins(done), "wrong": wrong}
-
-    async def _add_message(self, request: Answers) -> Answers:
-        node = self._node
-        serves = node.role is Role.PRIMARY and node.world.serving.on and not node.held
-        return await merging.answer(serves, node.world.settings.mail.dovecot.config, request)
-
     async def _take_over(self, primary: str, why: str) -> None:
         node = self._node
         failure = ""
@@ -453,7 +431,7 @@ class Guard:
     async def _confirm_and_fence(self, primary: str) -> None:
         """Raises Refused: without its proof nobody is promoted, where a fencing command is configured."""
         await self.confirm(primary)
-        if not self._fencing.configured or self._fencing.proven == primary:
+        if not self._fencing.configured:
             return
         history = self._node.world.history
         began = self._node.world.clocks.monotonic()

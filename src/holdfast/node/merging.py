@@ -1,13 +1,15 @@
-"""Messages that only a returned machine holds are added to the running server, each once. Maildir.
+"""What only a returned machine has is brought to the running server: messages, flags, keywords. Maildir.
 
-*Which*: a rejoin lists what this machine did and the log never got (``rejoin-<when>.json``, see ``returned``); of that,
-new message files that the seed then moved aside. Not flag changes, deletions, Sieve or configuration: those stay aside
-and listed, for a person, because what users did since on the new primary may say otherwise.
+*Which*: a rejoin lists what this machine did and the log never got (``rejoin-<when>.json``, see ``returned``), and
+``unseen`` says what of it can be merged and what is left to people. Messages are new files that the seed then moved
+aside.
 
-*How*: by a person's order. Each message travels sealed to the primary, which adds it by IMAP in the account's own
-session (so quotas, indexes and other clients are right), unless the account has a message with its Message-ID in any
-folder (it was sent again, and filed), or, where it has none, that folder has these bytes. So it may be repeated. What
-was done with each is written to ``merged-<when>.json``: that is the list to undo it by. Nothing is deleted here.
+*How*: by a person's order, after a plan that asks the primary what it would do. Everything travels sealed to the
+primary, which does it by IMAP in the account's own session (``merge_answers``), so quotas, indexes and other clients
+are right. A message is added unless the account has its Message-ID in any folder (it was sent again, and filed), or,
+where it has none, that folder has these bytes; a flag is set unless it is. So all of it may be repeated. What was done
+with each is written to ``merged-<when>.json``: by that it is undone, which makes of it ``undone-<when>.json``, and the
+report can be merged again.
 
 *Not*: by itself. A power cut can leave a delivered message in Postfix's queue, too: it would come a second time when
 that machine serves again.
@@ -20,29 +22,31 @@ import base64
 import contextlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError, Refused
 from holdfast.files import PRIVATE, write_once
-from holdfast.mail.headers import fields, message_id, split_header
-from holdfast.mail.imap_exchange import bytes_of
-from holdfast.mail.imap_session import ImapRefused, ImapSession, session_command
 from holdfast.mail.mailboxes import Accounts, maildir, maildir_flags
-from holdfast.mail.stored import Unreadable, over_the_wire, plain
-from holdfast.node.asks import Answers, Asks
+from holdfast.mail.stored import Unreadable, plain
+from holdfast.node import unseen
+from holdfast.node.asks import Asks
+from holdfast.node.merge_answers import ADD, ANSWER_SECONDS, BACK, FLAGS, THERE
+from holdfast.node.unseen import FlagChange, Left, Report
 from holdfast.trees.spec import TreeSpec
 
 STORED_BYTES_MAX: Final = 5 * 1024 * 1024
 """In one sealed question, as base64, below the log servers' 8 MB. A larger message stays aside, and is named."""
-ANSWER_SECONDS: Final = 60.0
+CHANGES_MAX: Final = 500
+"""In one question: some 50 KB."""
 LISTED_MAX: Final = 20
-VERB: Final = "add_message"
-_ID_ITEM: Final = "BODY[HEADER.FIELDS (MESSAGE-ID)]"
+CHANGED: Final = ("added", "merged")
+FINE: Final = (*CHANGED, THERE, "would be added", "would be merged")
 
 
 class Lone(Struct, frozen=True):
@@ -50,51 +54,81 @@ class Lone(Struct, frozen=True):
 
     account: str
     folder: str
+    tree: str
     path: str
     file: str
     flags: tuple[str, ...]
 
 
-class Merged(Struct, frozen=True):
-    """What became of one. *outcome*: ``added``, ``there`` (the primary has it), or why it could not be."""
+class Merged(Struct, frozen=True, omit_defaults=True):
+    """What became of one. *outcome*: one of ``FINE``, or why it could not be. *uid*: UIDVALIDITY and UID of what was
+    added; *was_set*, *was_cleared*: what was really changed. By these it is undone."""
 
     account: str
     folder: str
     message_id: str
     path: str
     outcome: str
+    kind: str = "message"
+    uid: str = ""
+    was_set: tuple[str, ...] = ()
+    was_cleared: tuple[str, ...] = ()
+
+
+class Found(Struct, frozen=True):
+    """Of all open reports. *left*: what is kept aside for people; *wrong*: what went wrong, in sentences."""
+
+    messages: tuple[Merged, ...]
+    left: tuple[Left, ...]
+    wrong: tuple[str, ...]
+
+
+class Work(NamedTuple):
+    """Of one report."""
+
+    lone: list[Lone]
+    flags: list[FlagChange]
+    left: list[Left]
 
 
 def reports(state: Path) -> list[Path]:
-    """The lists of rejoins whose messages have not all been dealt with."""
-    return [path for path in sorted(state.glob("rejoin-*.json")) if not _done_file(path).exists()]
+    """The lists of rejoins that have not all been dealt with."""
+    return [path for path in sorted(state.glob("rejoin-*.json")) if not _named(path, "merged").exists()]
 
 
-def _done_file(report: Path) -> Path:
-    return report.with_name(report.name.replace("rejoin-", "merged-", 1))
+def _named(report: Path, word: str) -> Path:
+    return report.with_name(f"{word}-{report.name.partition('-')[2]}")
 
 
-def lone_messages(report: Path, state: Path, trees: Iterable[TreeSpec]) -> list[Lone]:
-    """Those of one *report*. Raises OSError, ValueError (damaged)."""
-    unlogged = json.loads(report.read_bytes())["unlogged"]
-    new = {(change["tree"], change["to"] or change["path"]) for change in unlogged if change["kind"] in ("put",)}
+def work_of(path: Path, state: Path, trees: Iterable[TreeSpec]) -> Work:
+    """What of one report is to be done. Raises OSError, ValueError (damaged)."""
+    report = msgspec.json.decode(path.read_bytes(), type=Report)
+    lone = _lone_messages(report, state, trees)
+    flags = [change for each in report.flags if (change := unseen.mergeable(each)) is not None]
+    return Work(lone, flags, unseen.left(report, [(each.tree, each.path) for each in lone]))
+
+
+def _lone_messages(report: Report, state: Path, trees: Iterable[TreeSpec]) -> list[Lone]:
+    known = unseen.flagged_paths(report)  # seen as come and gone, when only its flags are others
+    puts = [(change.tree, change.path) for change in report.unlogged if change.kind == "put"]
+    new = {(tree, path) for tree, path in puts if (tree, path.partition(":2,")[0]) not in known}
     roots = {str(tree.name): tree.root for tree in trees}
-    accounts = Accounts()
     found: dict[tuple[str, str], Lone] = {}
     for tree, path, kept in _kept(state):
-        printable = os.fsencode(path).decode("utf-8", "backslashreplace")
-        if (tree, printable) not in new or tree not in roots:
-            continue
         raw = os.fsencode(path)
-        directory, _, name = raw.rpartition(b"/")
-        above, _, kind = directory.rpartition(b"/")
-        if kind not in (b"cur", b"new"):
+        printable = raw.decode("utf-8", "backslashreplace")
+        if (tree, printable) not in new or tree not in roots or (place := unseen.in_maildir(raw)) is None:
             continue
-        box = maildir(above, None)
-        account = accounts.account(os.fsencode(roots[tree]) + b"/" + box.root)
+        account, folder = _whose(roots[tree], place[0])
         file = os.path.join(roots[tree], kept)
-        found[tree, printable] = Lone(account, box.folder, path, file, maildir_flags(name, {}))
+        found[tree, printable] = Lone(account, folder, tree, printable, file, maildir_flags(place[1], {}))
     return [lone for lone in found.values() if Path(lone.file).is_file()]
+
+
+def _whose(root: str, directory: bytes) -> tuple[str, str]:
+    """Account and folder of a Maildir folder."""
+    box = maildir(directory, None)
+    return Accounts().account(os.fsencode(root) + b"/" + box.root), box.folder
 
 
 def _kept(state: Path) -> Iterator[tuple[str, str, str]]:
@@ -106,44 +140,40 @@ def _kept(state: Path) -> Iterator[tuple[str, str, str]]:
                 yield value["tree"], value["path"], value["kept"]
 
 
-def plan(state: Path, trees: Iterable[TreeSpec]) -> list[Merged]:
-    """What :func:`send_all` would send. Raises OSError, ValueError."""
-    specs = list(trees)
-    found = [lone for report in reports(state) for lone in lone_messages(report, state, specs)]
-    return [Merged(lone.account, lone.folder, "", lone.path, "would be sent") for lone in found]
+async def merge(state: Path, trees: Iterable[TreeSpec], asks: Asks, primary: str, *, dry: bool = False) -> Found:
+    """Everything of every open report, by *primary*: what became of it, and what is left to people.
 
-
-async def send_all(state: Path, trees: Iterable[TreeSpec], asks: Asks, primary: str) -> tuple[list[Merged], list[str]]:
-    """Every lone message of every open report to *primary*: what became of them, and what went wrong.
-
-    A report all of whose messages have an answer is closed.
+    A report of which everything has an answer is closed. *dry*: what *primary* would do; nothing is done or written.
     """
     done: list[Merged] = []
+    left: list[Left] = []
     wrong: list[str] = []
     specs = list(trees)
     for report in reports(state):
         try:
-            lone = lone_messages(report, state, specs)
-        except (OSError, ValueError, KeyError) as error:
+            work = await asyncio.to_thread(work_of, report, state, specs)
+        except (OSError, ValueError) as error:
             wrong.append(f"{report.name} cannot be read: {error}")
             continue
-        answers = []
+        left += work.left
         try:
-            for message in lone:
-                answers.append(await _send(message, asks, primary))
+            answers = [await _send(message, asks, primary, dry) for message in work.lone]
+            answers += await _send_flags(work.flags, {spec.name: spec.root for spec in specs}, asks, primary, dry)
         except HoldfastError as error:  # the primary does not answer: all of it again, later
             wrong.append(f"{report.name}: {error.message}")
             continue
-        write_once(_done_file(report), msgspec.json.format(msgspec.json.encode({"messages": answers})), PRIVATE)
+        if not dry:
+            whole = msgspec.json.format(msgspec.json.encode({"messages": answers, "left": work.left}))
+            write_once(_named(report, "merged"), whole, PRIVATE)
         done += answers
-    return done, wrong
+    return Found(tuple(done), tuple(left), tuple(wrong))
 
 
-async def _send(lone: Lone, asks: Asks, primary: str) -> Merged:
+async def _send(lone: Lone, asks: Asks, primary: str, dry: bool) -> Merged:
     """Raises HoldfastError when there was no answer."""
 
-    def of(outcome: str, name: str = "") -> Merged:
-        return Merged(lone.account, lone.folder, name, lone.path, outcome)
+    def of(outcome: str, name: str = "", uid: str = "") -> Merged:
+        return Merged(lone.account, lone.folder, name, lone.path, outcome, uid=uid)
 
     try:
         stored = await asyncio.to_thread(Path(lone.file).read_bytes)
@@ -157,67 +187,73 @@ async def _send(lone: Lone, asks: Asks, primary: str) -> Merged:
         return of(f"it is larger than {STORED_BYTES_MAX} bytes: add it by hand (doveadm save)")
     reply = await asks.order(
         primary,
-        VERB,
+        ADD,
         seconds=ANSWER_SECONDS,
         account=lone.account,
         folder=lone.folder,
         flags=list(lone.flags),
         received=received,
         content=base64.b64encode(content).decode(),
+        dry=dry,
     )
-    return of(str(reply["outcome"]), str(reply["message_id"]))
+    return of(str(reply["outcome"]), str(reply.get("message_id", "")), str(reply.get("uid", "")))
 
 
-# -- on the primary ----------------------------------------------------------------------------------------------------
+async def _send_flags(
+    changes: list[FlagChange], roots: dict[str, str], asks: Asks, primary: str, dry: bool
+) -> list[Merged]:
+    """Raises HoldfastError when there was no answer."""
+    folders: defaultdict[tuple[str, str], list[FlagChange]] = defaultdict(list)
+    for each in changes:
+        if each.tree in roots:
+            folders[_whose(roots[each.tree], each.folder.encode())].append(each)
+    done = []
+    for (account, folder), all_changes in folders.items():
+        for at in range(0, len(all_changes), CHANGES_MAX):
+            some = all_changes[at : at + CHANGES_MAX]
+            asked = [[each.name, each.added, each.removed] for each in some]
+            reply = await asks.order(
+                primary, FLAGS, seconds=ANSWER_SECONDS, account=account, folder=folder, changes=asked, dry=dry
+            )
+            outcomes = reply.get("outcomes") or [[reply["outcome"], [], []] for _ in some]
+            for each, (outcome, was_set, was_cleared) in zip(some, outcomes, strict=True):
+                path = f"{each.folder}/{each.name}"
+                changed = (tuple(was_set), tuple(was_cleared))
+                done.append(Merged(account, folder, "", path, str(outcome), "flags", "", *changed))
+    return done
 
 
-async def answer(serves: bool, dovecot_configuration: str, request: Answers) -> Answers:
-    """The answer to ``add_message``. Raises Refused."""
-    if not serves:
-        raise Refused("this machine does not serve: it adds no messages")
-    content = over_the_wire(base64.b64decode(request["content"]))
-    name = message_id_of(content)
-    argv = session_command(str(request["account"]), dovecot_configuration)
-    outcome = await asyncio.to_thread(_add, argv, request, content, name)
-    return {"outcome": outcome, "message_id": name}
-
-
-def _add(argv: list[str], request: dict[str, Any], content: bytes, name: str) -> str:
-    flags = tuple(str(flag) for flag in request["flags"] if flag != "\\Deleted")
-    try:
-        with ImapSession(str(request["account"]), argv, answer_seconds=ANSWER_SECONDS) as session:
-            folder = session.namespace().server_name(str(request["folder"]))
-            have = session.folders()
-            looked = have if name else [each for each in have if each == folder]  # it may have been moved since
-            if any(is_there(session, each, name, content) for each in looked):
-                return "there"
-            if folder != "INBOX" and folder not in have:
-                session.on_folder("CREATE", folder)
-            session.append(folder, [(content, flags, int(request["received"]))])
-    except ImapRefused as error:
-        return f"the server refused it: {error.message}"
-    except HoldfastError as error:
-        return f"no session for the account: {error.message}"
-    return "added"
-
-
-def is_there(session: ImapSession, folder: str, name: str, content: bytes) -> bool:
-    """Whether *folder* has a message with this Message-ID; without one, with these bytes."""
-    if not session.examine(folder):
-        return False
-    if name:
-        overview = session.fetch("1:*", f"({_ID_ITEM.replace('BODY[', 'BODY.PEEK[')})")
-        return any(_id_in(bytes_of(items, _ID_ITEM)) == name for items in overview.values())
-    sizes = session.fetch("1:*", "(RFC822.SIZE)")
-    same = [str(uid) for uid, items in sizes.items() if str(items.get("RFC822.SIZE")) == str(len(content))]
-    bodies = session.fetch(",".join(same), "(BODY.PEEK[])") if same else {}
-    return any(bytes_of(items, "BODY[]") == content for items in bodies.values())
-
-
-def message_id_of(content: bytes) -> str:
-    """Of a message; empty where it has none."""
-    return _id_in(split_header(content))
-
-
-def _id_in(header: bytes) -> str:
-    return next((message_id(value) for name, value in fields(header) if name == b"message-id"), "")
+async def undo(state: Path, asks: Asks, primary: str, *, dry: bool = False) -> list[Merged]:
+    """Take the last merge back, as far as it is still as it was left. Raises Refused, HoldfastError (no answer)."""
+    done = sorted(state.glob("merged-*.json"))
+    if not done:
+        raise Refused("nothing was merged on this machine, or it was undone")
+    raw = json.loads(done[-1].read_bytes())["messages"]
+    changed = [each for each in msgspec.convert(raw, list[Merged]) if each.outcome in CHANGED]
+    folders: defaultdict[tuple[str, str], list[Merged]] = defaultdict(list)
+    for each in changed:
+        folders[each.account, each.folder].append(each)
+    answers: list[Merged] = []
+    for (account, folder), some in folders.items():
+        messages = [each for each in some if each.kind == "message"]
+        flags = [each for each in some if each.kind == "flags"]
+        reply = await asks.order(
+            primary,
+            BACK,
+            seconds=ANSWER_SECONDS,
+            account=account,
+            folder=folder,
+            messages=[[each.uid, each.message_id] for each in messages],
+            flags=[[each.path.rpartition("/")[2], each.was_set, each.was_cleared] for each in flags],
+            dry=dry,
+        )
+        refused = [reply["outcome"]] * len(some) if "outcome" in reply else []
+        outcomes = refused or [*reply["messages"], *reply["flags"]]
+        answers += [
+            msgspec.structs.replace(each, outcome=str(outcome))
+            for each, outcome in zip([*messages, *flags], outcomes, strict=True)
+        ]
+    if not dry:
+        write_once(_named(done[-1], "undone"), msgspec.json.format(msgspec.json.encode({"messages": answers})), PRIVATE)
+        done[-1].unlink()
+    return answers

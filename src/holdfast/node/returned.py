@@ -2,7 +2,9 @@
 
 Its tree index stands at its last commit; its own records after that are read again, up to the other machine's
 promotion. What the trees then differ in is what it did unseen: captured by nobody. The list is written to
-``rejoin-<when>.json`` in the state directory; the seed that follows keeps the things themselves aside.
+``rejoin-<when>.json`` in the state directory (``unseen.Report``); the seed that follows keeps the things themselves
+aside. Flags of messages stand there by their names, as this machine's own ``dovecot-keywords`` had them: the seed
+replaces that file, too.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from holdfast.changes.change import KIND_NAMES, Link, Rename, SetMeta
 from holdfast.changes.frame import follow_chain, open_frame
 from holdfast.errors import HoldfastError
 from holdfast.files import write_once
 from holdfast.log.port import Log
+from holdfast.mail.files import read_or_none
+from holdfast.mail.mailboxes import maildir_keywords
+from holdfast.node.unseen import Report, Unlogged, flag_changes
 from holdfast.node.world import World
 from holdfast.trees.index import Index
 from holdfast.trees.replay import Replay
@@ -31,15 +35,6 @@ NAMED_MAX: Final = 20
 """In the history; the file has all up to LISTED_MAX."""
 
 
-class Unlogged(Struct, frozen=True):
-    """One change that only this machine has. *path* with backslash escapes where it is no UTF-8."""
-
-    kind: str
-    tree: str
-    path: str
-    to: str = ""
-
-
 async def report_unlogged(world: World, index: Index, log: Log) -> Path | None:
     """Write the list; None when it cannot be told (the log was trimmed or replaced since), with the reason in history.
 
@@ -47,7 +42,7 @@ async def report_unlogged(world: World, index: Index, log: Log) -> Path | None:
     """
     try:
         await _read_own_records(world, index, log)
-        found, more = await asyncio.to_thread(_differences, world, index)
+        report = await asyncio.to_thread(_differences, world, index)
     except (HoldfastError, OSError) as error:
         world.history.record("what only this machine has cannot be told from the log", str(error))
         return None
@@ -55,10 +50,11 @@ async def report_unlogged(world: World, index: Index, log: Log) -> Path | None:
         index.rollback()
     when = datetime.fromtimestamp(world.clocks.wall_seconds()).strftime("%Y-%m-%dT%H-%M-%S")
     path = world.settings.state / f"rejoin-{when}.json"
-    write_once(path, msgspec.json.format(msgspec.json.encode({"unlogged": found, "more": more})), 0o600)
-    named = [f"{change.kind} {change.tree}/{change.path}" for change in found[:NAMED_MAX]]
+    write_once(path, msgspec.json.format(msgspec.json.encode(report)), 0o600)
+    named = [f"{change.kind} {change.tree}/{change.path}" for change in report.unlogged[:NAMED_MAX]]
+    count = len(report.unlogged) + report.more
     world.history.record(
-        f"this machine differs from what it had logged in {len(found) + more} places", f"all in {path}", first=named
+        f"this machine differs from what it had logged in {count} places", f"all in {path}", first=named
     )
     return path
 
@@ -82,9 +78,10 @@ async def _read_own_records(world: World, index: Index, log: Log) -> None:
             return
 
 
-def _differences(world: World, index: Index) -> tuple[list[Unlogged], int]:
+def _differences(world: World, index: Index) -> Report:
     trees = [Tree(spec) for spec in world.local.state.trees]
     watcher = Watcher(index, trees, world.owners)
+    roots = {str(tree.name): tree.root for tree in trees}
     found: list[Unlogged] = []
     more = 0
     try:
@@ -100,7 +97,12 @@ def _differences(world: World, index: Index) -> tuple[list[Unlogged], int]:
                 found.append(Unlogged(KIND_NAMES[type(change)], change.tree, _printable(change.path), to))
     finally:
         watcher.stop()
-    return found, more
+    flags = flag_changes(found, lambda tree, folder: _keywords(roots[tree] / folder))
+    return Report(tuple(found), more, flags)
+
+
+def _keywords(directory: Path) -> dict[str, str]:
+    return maildir_keywords(read_or_none(directory / "dovecot-keywords") or b"")
 
 
 def _printable(path: bytes) -> str:

@@ -6,8 +6,8 @@ heard again and a record of its own was taken by the log, which shows that nobod
 
 *A standby* takes over when it, and enough of the others (with three machines: the relay), have not heard the primary
 for ``MISSING_SECONDS``. Every reason not to is a row, and most of them ask for a person. A takeover is then: apply the
-log to its end; ask the others for their votes, anew; append the promotion behind the record that was the last before
-the votes.
+log to its end; ask the others for their votes, anew; where there is a fencing command (``fencing``), get its proof
+that the primary is off; append the promotion behind the record that was the last before the votes.
 
 **Why there are not two.** Let a standby's promotion stand in the log at record L+1. It had read L before the votes, and
 each voter had heard nothing of the old primary for 2.0 s when it voted. The old primary's last echo of any voter's is
