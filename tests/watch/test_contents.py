@@ -9,9 +9,9 @@ import pytest
 
 from holdfast.changes.change import Patch, Put, SetMeta
 from holdfast.changes.digest import BLOCK_BYTES, DIGEST_BYTES, ZERO_BLOCK_DIGEST
-from holdfast.watch.content import common_prefix, common_suffix
 from holdfast.watch.limits import Limits
 from holdfast.watch.parts import weight_bytes
+from holdfast.watch.tails import common_prefix, common_suffix
 from tests.watch.ground import Ground, kinds
 
 PARTS = Limits(settle_seconds=0.0, retry_seconds=0.0, piece_bytes=2 * BLOCK_BYTES, frame_content_bytes=2 * BLOCK_BYTES)

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Final, NamedTuple
-
-from blake3 import blake3
+from typing import NamedTuple
 
 from holdfast.changes.change import Extent
 from holdfast.changes.digest import (
@@ -22,6 +19,15 @@ from holdfast.changes.digest import (
     block_count,
     block_digest,
     content_digests,
+)
+from holdfast.watch.tails import (
+    REMEMBERED_END_BYTES,
+    Tail,
+    common_prefix,
+    common_suffix,
+    difference,
+    last_block,
+    read_up_to,
 )
 
 
@@ -61,17 +67,6 @@ class _Holes:
                     raise
                 self._data_from = self._data_until = max(self._size, end)
         return end <= self._data_from
-
-
-def read_up_to(fd: int, size: int, offset: int) -> bytes:
-    """*size* bytes from *offset*; fewer only at the end of the file."""
-    data = os.pread(fd, size, offset)
-    while 0 < len(data) < size:
-        more = os.pread(fd, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
 
 
 def read_whole(fd: int, status: os.stat_result, piece_bytes: int) -> Piece | None:
@@ -147,62 +142,6 @@ def _without_zeros(data: memoryview, digests: bytes, offset: int) -> Iterator[Ex
         yield Extent(offset + start, bytes(data[start:]))
 
 
-CHUNK_BYTES: Final = 1024
-"""What BLAKE3 takes at a time: a hasher that has taken whole chunks goes on fastest."""
-REMEMBERED_END_BYTES: Final = 6 * BLOCK_BYTES
-"""What is compared again of a file that grows (``Limits.append_reach_bytes``), and the block in which it ends."""
-REWRITTEN_BYTES: Final = 256
-"""A file that grows may have been rewritten so far before its old end without the hasher beginning anew."""
-
-
-class Tail:
-    """The end of a file, as the log has it: *data* from *start* on, where a block begins. And a hasher of most of its
-    last block, because of a file that grows the same bytes come again and again."""
-
-    __slots__ = ("_hashed", "_hasher", "data", "start", "weight")
-
-    def __init__(self, data: bytes, start: int = 0) -> None:
-        self.data = data
-        self.start = start
-        self.weight = 0
-        """What ``Tails`` counts it as."""
-        self._hasher: blake3 | None = None
-        self._hashed = 0
-        """How much of the last block the hasher has taken."""
-
-    def of(self, known_size: int, start: int) -> bytes | None:
-        """The bytes from *start* to the end of a file of *known_size*; None when they are not all remembered."""
-        if self.start > start or self.start + len(self.data) != known_size:
-            return None
-        return self.data if self.start == start else self.data[start - self.start :]
-
-    def renew(self, data: bytes, start: int, same: int) -> bytes:
-        """*data* is what stands from *start* on now, of which the first *same* bytes are as they were. The digest of
-        the last block."""
-        block, before = _last_block(start + len(data)), _last_block(self.start + len(self.data))
-        hasher, hashed = self._hasher, self._hashed
-        self.data, self.start = data, start
-        if not data:
-            self._hasher = None
-            return b""
-        last = block - start
-        if hasher is None or block != before or same - last < hashed:
-            hasher, hashed = blake3(), 0
-        until = (len(data) - last - REWRITTEN_BYTES) // CHUNK_BYTES * CHUNK_BYTES
-        if until > hashed:
-            hasher.update(data[last + hashed : last + until])
-            hashed = until
-        self._hasher, self._hashed = hasher, hashed
-        whole = hasher.copy()
-        whole.update(data[last + hashed :])
-        return whole.digest(length=DIGEST_BYTES)
-
-
-def _last_block(size: int) -> int:
-    """Where the last block of a file begins."""
-    return (size - 1) // BLOCK_BYTES * BLOCK_BYTES if size else 0
-
-
 class Known(NamedTuple):
     """What the log has of a file: size, digests, and (perhaps) the bytes of its end."""
 
@@ -220,21 +159,15 @@ def small_differences(data: bytes, known: Known) -> tuple[tuple[Extent, ...], by
         same = common_prefix(before, data)
         if same == size == len(data):
             return (), known.digests
-        return _difference(before, data, same, 0), tail.renew(data, 0, same)
+        renewed = tail.renew(data, 0, same)
+        assert renewed is not None, "all of it is there"
+        return difference(before, data, same, 0), renewed
     digests = content_digests(data)
     if len(data) == size and digests == known.digests:
         return (), digests
     if len(data) > size and content_digests(data[:size]) == known.digests:
         return (Extent(size, data[size:]),), digests
     return ((Extent(0, data),) if data else ()), digests
-
-
-def _difference(before: bytes, data: bytes, same: int, offset: int) -> tuple[Extent, ...]:
-    """What to write at *offset* and after to make *data* of *before*; their first *same* bytes are equal."""
-    until = len(data)
-    if until == len(before):
-        until -= common_suffix(before[same:], data[same:])
-    return (Extent(offset + same, data[same:until]),) if same < until else ()
 
 
 class Differences:
@@ -298,7 +231,7 @@ class Differences:
             digests += found
             if data and at + len(data) >= size:
                 whole = at == first * BLOCK_BYTES and len(data) <= REMEMBERED_END_BYTES
-                last = 0 if whole else _last_block(len(data))
+                last = 0 if whole else last_block(len(data))
                 self.tail, self.tail_start = data[last:], at + last
             at += len(data)
             self.size = at
@@ -314,19 +247,21 @@ class Differences:
         self.bytes_read += len(data)
         self.size = at + len(data)
         same = common_prefix(before, data)
-        skip = min(same // BLOCK_BYTES * BLOCK_BYTES, _last_block(len(data)))
+        skip = min(same // BLOCK_BYTES * BLOCK_BYTES, last_block(len(data)))
         first = at // BLOCK_BYTES
         digests += known.digests[first * DIGEST_BYTES : (first + skip // BLOCK_BYTES) * DIGEST_BYTES]
         if len(data) - skip <= BLOCK_BYTES and len(before) - skip <= BLOCK_BYTES:
-            yield from _difference(before, data, same, at)
-            digests += known.tail.renew(data, at, same)
+            yield from difference(before, data, same, at)
+            renewed = known.tail.renew(data, at, same)
+            assert renewed is not None, "its last block is there"
+            digests += renewed
         else:
             found = content_digests(memoryview(data)[skip:])
             yield from self._changed(memoryview(data)[skip:], found, at + skip)
             digests += found
         self.tail, self.tail_start = data, at
         if len(data) > REMEMBERED_END_BYTES:
-            last = _last_block(len(data))
+            last = last_block(len(data))
             self.tail, self.tail_start = data[last:], at + last
 
     def _changed_holes(self, found: bytes, start: int, end: int) -> Iterator[Extent]:
@@ -378,69 +313,3 @@ def _common_blocks(left: bytes, right: bytes) -> int:
     if left == right:
         return len(left) // DIGEST_BYTES
     return common_prefix(left, right) // DIGEST_BYTES
-
-
-def common_prefix(left: bytes, right: bytes) -> int:
-    """How many bytes at the beginning are equal: halving, because comparing slices is what Python is fast at."""
-    low, high = 0, min(len(left), len(right))
-    if right.startswith(left) or left.startswith(right):
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def common_suffix(left: bytes, right: bytes) -> int:
-    """How many bytes at the end are equal; both are of one length."""
-    low, high = 0, len(left)
-    if left == right:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[len(left) - middle : len(left) - low] == right[len(right) - middle : len(right) - low]:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-_TAIL_OVERHEAD_BYTES: Final = 2300
-"""A hasher is 2 KB."""
-
-
-class Tails:
-    """The ends of files that are patched often: what was used longest ago goes first."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._tails: OrderedDict[int, Tail] = OrderedDict()
-
-    def get(self, node_id: int) -> Tail | None:
-        return self._tails.get(node_id)
-
-    def put(self, node_id: int, data: bytes, start: int = 0) -> None:
-        """*data* is what stands from *start*, where a block begins, to the end now."""
-        tail = self._tails.pop(node_id, None)
-        if tail is not None:
-            self._bytes -= tail.weight
-        if tail is None or tail.data is not data:  # not renewed with it
-            tail = Tail(data, start)
-        self._tails[node_id] = tail
-        tail.weight = len(data) + _TAIL_OVERHEAD_BYTES
-        self._bytes += tail.weight
-        while self._bytes > self._bytes_max:
-            self._bytes -= self._tails.popitem(last=False)[1].weight
-
-    def drop(self, node_id: int) -> None:
-        old = self._tails.pop(node_id, None)
-        if old is not None:
-            self._bytes -= old.weight
-
-    def clear(self) -> None:
-        self._tails.clear()
-        self._bytes = 0

@@ -1,7 +1,8 @@
 """Contents and metadata of files and symlinks: new ones whole, known ones as what differs.
 
 Of a file that grows (the tree's ``append`` patterns) only the end is read again: back from where it ended when it was
-last closed, or wholly compared, by as far as it may still be rewritten. Of others every block.
+last closed, or wholly compared, by as far as it may still be rewritten; when it grows by small records, mostly what is
+young of it only (``tails``). Of others every block.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from holdfast.changes.change import Change, Extent, Meta, Patch, Put, SetMeta
 from holdfast.changes.digest import BLOCK_BYTES, DIGEST_BYTES
 from holdfast.trees.index import Node, NodeKind
 from holdfast.trees.stat import Observed, observed, pack_xattrs, read_xattrs, unpack_xattrs
-from holdfast.watch.content import Differences, Known, Piece, Tails, read_new, read_whole, small_differences
+from holdfast.watch.content import Differences, Known, Piece, read_new, read_whole, small_differences
 from holdfast.watch.disk import Directory, Found, Place, Unreadable
 from holdfast.watch.hints import ATTRIB, CLOSE_WRITE, CONTENT
 from holdfast.watch.limits import CONTENT_BYTES_PER_SECOND, CONTENT_CHEAP_BYTES, FILE_BYTES_MAX
-from holdfast.watch.scene import APPENDED, Scene
+from holdfast.watch.scene import APPENDED, READ_FIRST, Scene
+from holdfast.watch.tails import Tails, last_block
 
 SLOW_REMEMBERED_MAX: Final = 1000
 
@@ -209,7 +211,7 @@ class Files:
         if scene.pattern(file.directory, file.place) & APPENDED:
             self._settle(node_id, last.end)
             if last.end <= BLOCK_BYTES:
-                self._tails.put(node_id, last.extents[0].data if last.extents else b"")
+                self._tails.put(node_id, last.extents[0].data if last.extents else b"", 0, scene.now)
 
     # -- known files ---------------------------------------------------------------------------------------------------
 
@@ -228,12 +230,17 @@ class Files:
             file = self._open_known(node, directory, place)
             if file is None:
                 return ()
-            if file.seen.size > BLOCK_BYTES or node.size > BLOCK_BYTES:
-                return self._compare_large(file, node, mask)
+            handed_over = False
             try:
-                change = self._compare_small(file, node, mask)
+                change, compared = self._compare_young(file, node, mask)
+                if not compared:
+                    if file.seen.size > BLOCK_BYTES or node.size > BLOCK_BYTES:
+                        handed_over = True
+                        return self._compare_large(file, node, mask)
+                    change = self._compare_small(file, node, mask)
             finally:
-                self._done_with(file, node)
+                if not handed_over:
+                    self._done_with(file, node)
         except Unreadable as error:
             scene.trouble(place, error.reason)
             return ()
@@ -308,6 +315,26 @@ class Files:
         self._scene.index.update(node, new)
         return SetMeta(file.tree, file.path, meta)
 
+    def _compare_young(self, file: _Open, node: Node, mask: int) -> tuple[Change | None, bool]:
+        """What is young of a file that grows by small records; and whether that was enough."""
+        scene, seen = self._scene, file.seen
+        if scene.pattern(file.directory, file.place) != APPENDED | READ_FIRST or scene.deep:
+            return None, False
+        tail = self._tails.get(node.id)
+        grown = None if tail is None else tail.grown(file.fd, node.size, seen.size, scene.now)
+        if tail is None or grown is None:
+            return None, False
+        meta, xattrs = self._meta(file, node, mask)
+        if mask & CLOSE_WRITE and node.id in self._settled:
+            self._settle(node.id, grown.size)
+        if grown.size == node.size and not grown.extents:
+            return self._compare_meta(file, node, meta, xattrs), True
+        self._tails.used(node.id, tail)
+        last = last_block(grown.size)
+        digests = node.content[: last // BLOCK_BYTES * DIGEST_BYTES] + grown.digest
+        scene.index.update(node, _row(node, seen, grown.size, digests, xattrs))
+        return Patch(file.tree, file.path, grown.size, meta, grown.digest, grown.extents, last // BLOCK_BYTES), True
+
     def _compare_small(self, file: _Open, node: Node, mask: int) -> Change | None:
         """Files of one block, before and now."""
         seen = file.seen
@@ -315,7 +342,7 @@ class Files:
         if mask & CONTENT or seen.size != node.size or seen.mtime_ns != node.mtime_ns:
             data = os.pread(file.fd, seen.size, 0)
             extents, digests = small_differences(data, Known(node.size, node.content, self._tails.get(node.id)))
-            self._tails.put(node.id, data)
+            self._tails.put(node.id, data, 0, self._scene.now)
             if digests != node.content or len(data) != node.size:
                 self._scene.index.update(node, _row(node, seen, len(data), digests, xattrs))
                 return Patch(file.tree, file.path, len(data), meta, digests, extents)
@@ -372,7 +399,7 @@ class Files:
         if difference.bytes_read > CONTENT_CHEAP_BYTES and len(self._slow) < SLOW_REMEMBERED_MAX:
             self._slow[node.id] = scene.monotonic() + difference.bytes_read / CONTENT_BYTES_PER_SECOND
         if difference.tail is not None and difference.error is None:
-            self._tails.put(node.id, difference.tail, difference.tail_start)
+            self._tails.put(node.id, difference.tail, difference.tail_start, scene.now)
         else:
             self._tails.drop(node.id)
         if difference.error is not None:
