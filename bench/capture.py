@@ -1,13 +1,13 @@
 """What capturing and applying a delivery cost in processor time, without a log and without Dovecot.
 
-The files of 50 Maildirs are changed by the same system calls as Dovecot's LMTP server makes (seen with ``strace``):
+The files of Maildirs are changed by the same system calls as Dovecot's LMTP server makes (seen with ``strace``):
 the message in ``tmp``, renamed to ``new``, lines for ``dovecot-uidlist``, ``dovecot.index.log`` and
 ``dovecot.index.cache``, a lock, and files that are opened for writing and closed again. A watcher looks at batches of
 some deliveries, of which a few are unfinished; an applier of another tree takes the sealed frames. Only the work of
 the watcher and of the applier is measured, and both in processor time: what else the machine does hardly matters.
 Run from the repository's root, as root::
 
-    python -m bench.capture [--messages 6000] [--grown 80000] [--profile capture|apply]
+    python -m bench.capture [--messages 6000] [--accounts 500] [--grown 80000] [--profile capture|apply]
 
 Writes ``build/bench/capture.json``.
 """
@@ -39,9 +39,9 @@ from holdfast.trees.index import Index, Node, NodeKind
 from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Owners
 from holdfast.watch.disk import ensure_root
+from holdfast.watch.limits import Limits
 from holdfast.watch.watcher import Part, Watcher
 
-ACCOUNTS: Final = 50
 BATCH_MESSAGES: Final = 15
 UNFINISHED: Final = 3
 """Of each batch, deliveries of which the second half comes in the next one."""
@@ -50,6 +50,7 @@ COMMIT_BATCHES: Final = 40
 MESSAGE_BYTES: Final = 4302
 INCARNATION: Final = Incarnation("ab" * 16)
 TREE: Final = "store"
+OPEN_FILES_MAX: Final = 16_384
 SECONDS_BETWEEN: Final = 0.025
 """Batches, by the watcher's clock: here they come faster than they do."""
 
@@ -99,8 +100,8 @@ class Delivery:
 class Traffic:
     """Batches of deliveries to the accounts below *root*."""
 
-    def __init__(self, root: Path, message_bytes: int, grown: int) -> None:
-        self._boxes = [os.fsencode(root / "example.test" / f"user{number}" / "Maildir") for number in range(ACCOUNTS)]
+    def __init__(self, root: Path, message_bytes: int, grown: int, accounts: int) -> None:
+        self._boxes = [os.fsencode(root / "example.test" / f"user{number}" / "Maildir") for number in range(accounts)]
         for box in self._boxes:
             for folder in (b"new", b"cur", b"tmp"):
                 os.makedirs(box + b"/" + folder, 0o700)
@@ -162,19 +163,20 @@ def _standby_index(file: Path, root: Path, tree: Tree) -> Index:
     return index
 
 
-def measure(
-    main: Path, backup: Path, messages: int, message_bytes: int, grown: int, profile: str, profiler: cProfile.Profile
-) -> dict[str, float]:
+def measure(main: Path, backup: Path, wanted: argparse.Namespace, profiler: cProfile.Profile) -> dict[str, float]:
     """Microseconds of processor time a message."""
+    messages, profile = wanted.messages, wanted.profile
     root, copy = main / "store", backup / "store"
     for made in (root, copy):
         made.mkdir()
     tree, copied = (Tree(store_tree(TREE, str(made), drivers=frozenset({"maildir"}))) for made in (root, copy))
-    traffic = Traffic(root, message_bytes, grown)
+    traffic = Traffic(root, wanted.bytes, wanted.grown, wanted.accounts)
     index = Index.open(main / "index")
     now = 0.0
-    watcher = Watcher(index, [tree], Owners(), batch_seconds=0.0, monotonic=lambda: now)
-    applier = Applier(_standby_index(backup / "index", copy, copied), [copied], Owners(), Aside(backup / "aside"))
+    limits = Limits.of_process(OPEN_FILES_MAX)
+    watcher = Watcher(index, [tree], Owners(), batch_seconds=0.0, limits=limits, monotonic=lambda: now)
+    there, aside = _standby_index(backup / "index", copy, copied), Aside(backup / "aside")
+    applier = Applier(there, [copied], Owners(), aside, open_files_max=OPEN_FILES_MAX)
     applier.recover()
     writer = FrameWriter(SegmentName("s"), MachineName("main"), Epoch(1), SegmentKey(b"k" * 32))
     chain = chain_start(INCARNATION)
@@ -254,6 +256,7 @@ def main() -> None:
     """Measure, print, write the file."""
     parser = argparse.ArgumentParser(prog="bench/capture.py", description="Processor time of capturing and applying.")
     parser.add_argument("--messages", type=int, default=6000)
+    parser.add_argument("--accounts", type=int, default=50)
     parser.add_argument("--bytes", type=int, default=MESSAGE_BYTES, help="of a message")
     parser.add_argument("--grown", type=int, default=8000, help="bytes of each dovecot.index.log at the beginning")
     parser.add_argument("--profile", default="", choices=("", "capture", "pack", "apply"))
@@ -261,7 +264,7 @@ def main() -> None:
     profiler = cProfile.Profile()
     keep_freed()  # as the agent does
     with _machines() as (main, backup):
-        figures = measure(main, backup, wanted.messages, wanted.bytes, wanted.grown, wanted.profile, profiler)
+        figures = measure(main, backup, wanted, profiler)
     if wanted.profile:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
     out = Path("build/bench/capture.json")

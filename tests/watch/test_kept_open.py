@@ -103,3 +103,9 @@ def test_only_so_many_are_kept_open(ground: Ground) -> None:
     assert open_below(ground.root) == []
     ground.scan()
     ground.check()
+
+
+@pytest.mark.parametrize("allowed", [256, 1024, 65_536])
+def test_what_is_kept_open_leaves_room(allowed: int) -> None:
+    limits = Limits.of_process(allowed)
+    assert limits.directory_fds_max + limits.file_fds_max <= max(allowed, 1024) // 2

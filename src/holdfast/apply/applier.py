@@ -10,7 +10,7 @@ import apsw
 
 from holdfast.apply.aside import Aside
 from holdfast.apply.divergence import Diverged, EpochOver, RecoveryNeeded
-from holdfast.apply.place import Place, SymlinkInTheWay, world_error
+from holdfast.apply.place import DIRECTORIES_OPEN_MAX, Place, SymlinkInTheWay, world_error
 from holdfast.apply.recovery import Recovered, RecoveryReport, Settlement, recover
 from holdfast.apply.steps import Steps
 from holdfast.changes.change import KIND_NAMES, Change, ChangeInvalid, Patch, Put, Symlink, check_change
@@ -31,11 +31,15 @@ class Applier:
     ``close()``. Only for a machine that is not the primary: there, the trees are the truth and not the log.
     """
 
-    def __init__(self, index: Index, trees: Iterable[Tree], owners: Owners, aside: Aside) -> None:
-        """*index* was seeded: it stands for a place in the log. Raises OSError when a root cannot be opened."""
+    def __init__(
+        self, index: Index, trees: Iterable[Tree], owners: Owners, aside: Aside, *, open_files_max: int = 0
+    ) -> None:
+        """*index* was seeded: it stands for a place in the log. *open_files_max*: of this process, should that be more
+        than usual. Raises OSError when a root cannot be opened."""
         self._index = index
         self._trees = {str(tree.name): tree for tree in trees}
-        self._places = {name: Place(tree.root) for name, tree in self._trees.items()}
+        open_max = max(DIRECTORIES_OPEN_MAX, open_files_max // 2 // max(len(self._trees), 1))
+        self._places = {name: Place(tree.root, directories_open_max=open_max) for name, tree in self._trees.items()}
         self._owners = owners
         self.aside = aside
         self._replay = Replay(index, owners)

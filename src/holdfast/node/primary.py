@@ -23,6 +23,7 @@ from holdfast.trees.index import Index
 from holdfast.trees.replay import Replay
 from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Owners
+from holdfast.watch.limits import Limits
 from holdfast.watch.watcher import ScanProgress, Watcher
 
 
@@ -112,6 +113,7 @@ class Primary:
             self.trees,
             world.owners,
             batch_seconds=copy.batch_milliseconds / 1000,
+            limits=Limits.of_process(world.open_files_max),
             monotonic=world.clocks.monotonic,
         )
         self.capture: Capture | None = None

@@ -38,7 +38,7 @@ class Standby:
         self._world = world
         self._index = index
         self.trees = [Tree(spec) for spec in world.local.state.trees]
-        self.applier = Applier(index, self.trees, world.owners, world.new_aside())
+        self.applier = Applier(index, self.trees, world.owners, world.new_aside(), open_files_max=world.open_files_max)
         self.follow = Follow(
             applier=self.applier,
             index=index,

@@ -68,6 +68,8 @@ class World:
     certificate_warning: Callable[[], str | None]
     """A sentence when this machine's certificate needs care."""
     version: str
+    open_files_max: int = 1024
+    """This process's limit, getrlimit(2)."""
 
     @property
     def index_path(self) -> Path:

@@ -24,9 +24,9 @@ CACHE_KIB: Final = 64 * 1024
 """SQLite's page cache: the index's share of the agent's memory, whatever the number of files."""
 DIRECTORIES_CACHED_MAX: Final = 50_000
 """Paths of directories kept in memory: about 10 MB."""
-REMEMBERED_MAX: Final = 4096
+REMEMBERED_MAX: Final = 16_384
 """Names and nodes kept in memory, of those used last: the files that change with every message come by again and again.
-About 5 MB."""
+About 20 MB; each mailbox in use takes some six."""
 REMEMBERED_CONTENT_BYTES_MAX: Final = 1024
 """Digests of files up to 2 MiB."""
 UNWRITTEN_MAX: Final = 4096
