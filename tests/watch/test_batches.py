@@ -9,7 +9,7 @@ import pytest
 
 from holdfast.changes.change import Put
 from holdfast.trees.stat import Owners
-from holdfast.watch.watcher import QUIET_SECONDS, Watcher
+from holdfast.watch.watcher import FULL_BYTES, QUIET_SECONDS, Watcher
 from tests.watch.ground import Ground
 
 BATCH_SECONDS = 10 * QUIET_SECONDS
@@ -65,6 +65,17 @@ def test_while_more_comes_a_batch_fills_up_to_its_time(ground: Ground, pauses: P
     taken = ground.take(ground.watcher.collect(wait_seconds=1))
     assert sum(pauses.taken) == pytest.approx(BATCH_SECONDS)
     assert sum(isinstance(change, Put) for change in taken) == 1 + len(pauses.taken)
+
+
+def test_a_batch_is_full_when_much_waits(ground: Ground, pauses: Pauses) -> None:
+    def meanwhile() -> None:
+        for number in range(FULL_BYTES // 24):
+            (ground.root / f"{len(pauses.taken)}-{number}").write_text("x")
+
+    pauses.meanwhile = meanwhile
+    (ground.root / "first").write_text("x")
+    ground.take(ground.watcher.collect(wait_seconds=1))
+    assert pauses.taken == [QUIET_SECONDS]
 
 
 def test_a_barrier_does_not_wait_for_the_batch_to_fill(ground: Ground, pauses: Pauses) -> None:

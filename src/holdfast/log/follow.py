@@ -155,6 +155,10 @@ class _Follower:
         return found
 
     async def _fetch(self, first: Sequence) -> tuple[list[Standing], bool]:
+        """Records from *first* on, and whether there are more."""
+        if self._tail.sequence == first:  # mostly; alone it comes without another message that ends a batch
+            standing = await self._stream.peek(first, self._log.patience.answer_seconds_max)
+            return [] if standing is None else [standing], self._tail.sequence > first
         return await self._stream.peek_many(
             first, records=BATCH_RECORDS, bytes_max=BATCH_BYTES, seconds=self._log.patience.answer_seconds_max
         )

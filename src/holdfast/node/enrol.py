@@ -257,7 +257,7 @@ def initial_configuration(
         "retention_hours = 72          # a standby away for longer is compared and mended by a scan",
         "",
         "[copy]",
-        "batch_milliseconds = 25       # a batch fills so long at most, while changes keep coming",
+        "batch_milliseconds = 50       # a batch fills so long at most, while changes keep coming",
         "seed_bytes_per_second = 0     # 0: as fast as it goes",
         "",
         "[failover]                    # what happens without a person: docs/concepts/failover.md",

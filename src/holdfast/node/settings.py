@@ -77,7 +77,7 @@ class LogSettings(_Table, frozen=True):
 class CopySettings(_Table, frozen=True):
     """``[copy]``: how the primary captures and a standby applies."""
 
-    batch_milliseconds: float = 25.0
+    batch_milliseconds: float = 50.0
     """How long a batch fills at most, while changes keep coming: longer saves CPU, shorter loses less with a machine.
     What comes alone, or has a gate waiting for it, is sent after 5 ms."""
     durable_seconds: float = 1.0
