@@ -45,6 +45,7 @@ from holdfast.memory import keep_freed
 from holdfast.node.address import Addresses
 from holdfast.node.address_command import CommandedAddresses
 from holdfast.node.alarms import Alarms
+from holdfast.node.alone import Alone, carry_out
 from holdfast.node.control import Control
 from holdfast.node.enrol import Folder
 from holdfast.node.errands import write_manifest
@@ -66,6 +67,8 @@ from holdfast.trees.stat import Owners
 
 _log = logging.getLogger("holdfast")
 CONNECT_RETRY_SECONDS: Final = 1.0
+ANSWERED_SECONDS: Final = 0.5
+"""Who gave an order that ends the agent has the answer by then."""
 NICE: Final = -10
 """The agent and its log server go before the mail software when there is not processor enough for all: what they do is
 little, and what they have not done yet is what a machine's death would take. Measured in the demo, on two cores with
@@ -314,7 +317,8 @@ def _machine_started_at() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + after_boot
 
 
-async def _agent(settings: Settings, folder: Folder) -> None:
+async def _agent(settings: Settings, configuration: Path) -> None:
+    folder = Folder(configuration.parent)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     _end_on_bugs(loop)
@@ -334,7 +338,8 @@ async def _agent(settings: Settings, folder: Folder) -> None:
         guard = Guard(node, Operations(node))
         alarms = Alarms(node, SystemCommands())
         rehearsals = Rehearsals(node, SystemCommands(), random.Random())
-        control = Control(node, guard, alarms, rehearsals)
+        alone = Alone(node, configuration, lambda: loop.call_later(ANSWERED_SECONDS, stop.set))
+        control = Control(node, guard, alarms, rehearsals, alone)
         await control.start(settings.control_socket, settings.metrics_port)
         await guard.start()
         alarms.start()
@@ -368,13 +373,14 @@ def run_agent(configuration: Path) -> int:
     """Run until SIGTERM. The exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     settings = load_settings(configuration)
-    folder = Folder(configuration.parent)
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _only_agent(settings)
+    if done := carry_out(settings, LocalFile(settings.state / "node.json")):
+        _log.warning("%s", done)
     with contextlib.suppress(PermissionError):  # then it is as fast as everybody else
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
     try:
-        asyncio.run(_agent(settings, folder))
+        asyncio.run(_agent(settings, configuration))
     except HoldfastError as error:
         _log.error("%s", error)
         return int(error.exit_status)

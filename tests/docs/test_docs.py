@@ -172,7 +172,7 @@ def test_every_metric_and_every_key_of_status_is_explained() -> None:
 def test_tests_named_in_the_pages_exist() -> None:
     there = {
         name
-        for path in (ROOT / "tests").rglob("test_*.py")
+        for path in (ROOT / "tests").rglob("*.py")
         for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))
     }
     for page in pages():
@@ -182,3 +182,12 @@ def test_tests_named_in_the_pages_exist() -> None:
 
 def test_the_gates_page_has_dovecots_file_as_it_is_tested() -> None:
     assert f"```\n{mail_files.dovecot_gates()}```" in (DOCS / "concepts" / "imap-gate.md").read_text()
+
+
+def test_each_line_of_what_happens_when_names_a_test() -> None:
+    page = (DOCS / "operations/what-happens-when.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    heads = {number for number, line in enumerate(rows) if set(line) <= set("|- ")}
+    lines = [line for number, line in enumerate(rows) if number not in heads and number + 1 not in heads]
+    assert len(lines) > 40
+    assert [line for line in lines if not re.search(r"`test_\w+(\[\w+\])?`[^|]*\|$", line)] == []

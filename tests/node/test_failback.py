@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.errors import Refused
 from holdfast.node.failback import Home, against, due
 from holdfast.node.guard import Guard
 from holdfast.node.roles import Role
@@ -62,6 +63,50 @@ def test_the_preferred_machine_goes_home_by_itself(tmp_path: Path) -> None:
         finally:
             await guard.stop()
         assert any("home to the preferred machine" in event for event in nodes.main.events())
+
+    run(tmp_path, scenario)
+
+
+def test_a_switchover_ordered_for_a_moment_happens_then_and_once(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        backup = nodes.backup.node
+        await wait_until(lambda: backup.beats.alive("main"), lambda: "main is not heard")
+        await backup.readiness.look()
+        guard = Guard(backup, nodes.backup.operations)
+        with pytest.raises(Refused, match="is primary"):
+            Guard(nodes.main.node, nodes.main.operations).order_switchover("03:30", "")
+        at = guard.order_switchover("03:30", "a new kernel")
+        assert (await nodes.backup.status()).failover.switchover_at == at
+        guard.order_switchover("", "not tonight")
+        assert (await nodes.backup.status()).failover.switchover_at == 0.0
+
+        at = guard.order_switchover("03:30", "a new kernel")
+        nodes.backup.clock.wrong_by_seconds = at - nodes.main.clock.seconds() - 5.0
+        guard.look(backup.world.clocks.steady())
+        assert (await nodes.backup.status()).failover.switchover_at == at
+        nodes.backup.clock.wrong_by_seconds += 6.0
+        await guard.start()
+        try:
+            await nodes.backup.wait_role(Role.PRIMARY)
+        finally:
+            await guard.stop()
+        assert (await nodes.backup.status()).failover.switchover_at == 0.0
+        begun = [event for event in nodes.backup.events() if event.startswith("switchover begins")]
+        assert len(begun) == 1
+        assert "03:30: a new kernel" in begun[0]
+
+    run(tmp_path, scenario)
+
+
+def test_an_order_for_a_moment_at_which_the_agent_did_not_run_is_not_made_good_later(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        guard = Guard(nodes.backup.node, nodes.backup.operations)
+        at = guard.order_switchover("03:30", "a new kernel")
+        nodes.backup.clock.wrong_by_seconds = at - nodes.main.clock.seconds() + 3600.0
+        guard.look(nodes.backup.node.world.clocks.steady())
+        assert nodes.backup.node.role is Role.STANDBY
+        assert any("the agent did not run at that time" in event for event in nodes.backup.events())
+        assert (await nodes.backup.status()).failover.switchover_at == 0.0
 
     run(tmp_path, scenario)
 

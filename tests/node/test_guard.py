@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -119,6 +120,31 @@ def test_a_primary_left_alone_serves_again_by_a_record_of_its_own(tmp_path: Path
         await main.site.assert_equal()
 
     run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("policy", "stop"), [("automatic", True), ("manual", True), ("manual", False)])
+def test_a_primary_whose_log_takes_nothing_serves_or_stops_as_configured_and_serves_again(
+    tmp_path: Path, policy: Literal["automatic", "manual"], stop: bool
+) -> None:
+    failover = FailoverSettings(
+        policy=policy, without_quorum="stop" if stop else "serve", without_quorum_seconds=1.0 if stop else 0.2
+    )
+
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        main.site.store.set_available(False)
+        main.write("a message")
+        if stop:
+            await wait_until(lambda: not main.serves, lambda: "main serves on")
+            await wait_until(lambda: "without_quorum says to stop" in main.node.reason, lambda: main.node.reason)
+            assert main.said("stops serving: the log takes nothing")
+        else:
+            await wait_until(lambda: main.node.beat().waiting_seconds > 1.0, lambda: "the log is not away")
+            assert main.serves
+        main.site.store.set_available(True)
+        await wait_until(lambda: main.serves, lambda: main.node.reason)
+        await main.site.assert_equal()
+
+    run(tmp_path, scenario, failover)
 
 
 def test_what_was_proved_while_nobody_heard_is_proved_again(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.node.schedule import Schedule
+from holdfast.errors import Refused
+from holdfast.node.schedule import Schedule, moment
 
 DAY = datetime(2026, 11, 30)
 TIMES = st.lists(
@@ -34,3 +35,23 @@ def test_a_time_of_the_day_comes_within_a_day_and_after_now(at: list[str], began
     due = Schedule(tuple(at)).next_after(began)
     assert began < due <= began + timedelta(days=1)
     assert f"{due:%H:%M}" in at
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("03:30", DAY.replace(hour=3, minute=30) + timedelta(days=1)),
+        ("23:00", DAY.replace(hour=23)),
+        ("2026-12-05 03:30", datetime(2026, 12, 5, 3, 30)),
+    ],
+)
+def test_a_moment_is_the_next_of_its_kind(text: str, due: datetime) -> None:
+    assert moment(text, DAY.replace(hour=22)) == due
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3:30", "25:00", "tomorrow", "2026-11-29 03:30", "2036-12-05", "2026-12-05T03:30Z"]
+)
+def test_what_is_no_moment_to_come_is_refused(text: str) -> None:
+    with pytest.raises(Refused):
+        moment(text, DAY.replace(hour=22))

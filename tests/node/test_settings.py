@@ -137,6 +137,7 @@ def test_copies_at_intervals_are_configured_by_times_or_by_a_distance(lines: str
         (with_copy('every_hours = 4\nat = ["06:00"]'), "needs one of copy.at and copy.every_hours"),
         (with_copy('at = ["6:00"]'), "'6:00' is no time"),
         (with_copy("every_hours = 0.01"), "is not between"),
+        (with_copy("every_hours = 4").replace('"interval"', '"interval"\nwithout_quorum = "stop"'), "without_quorum"),
         (with_copy("every_hours = 4") + '[gate]\nlmtp = "unix:/x"\n', "between two copies nothing comes into the log"),
         (with_copy("every_hours = 4").replace('"interval"', '"automatic"'), "every change is copied at once"),
         (with_copy("every_hours = 4").replace('"interval"', '"manual"'), "every change is copied at once"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.node.story import NOTHING, STOOD_STILL, Line, tell
+from holdfast.node.story import ANEW, ENDED, NOTHING, STOOD_STILL, Line, tell
 
 WHY = "main is not heard for 2.0 s here, nor by relay"
 TAKEOVER = [
@@ -72,6 +72,35 @@ def test_a_stop_that_led_to_a_takeover_is_told_with_it_and_an_order_just_before_
         story = tell([before, stop, *TAKEOVER], at, {})
         assert story.at == 100.0
         assert "was cut off from the others" in story.cause
+
+
+def test_a_stop_for_want_of_a_log_says_so() -> None:
+    stop = Line(5.0, "main", "stops serving", "the log takes nothing, and [failover] without_quorum says to stop then")
+    assert "The log took nothing" in tell([stop], None, {}).cause
+
+
+def test_a_log_that_begins_anew_says_why() -> None:
+    story = tell([Line(5.0, "main", ANEW, "the log is empty, and this machine served last", {})], None, {})
+    assert story.headline == "main: the log was founded anew: the log is empty, and this machine served last"
+    assert "The log before could not go on: the log is empty" in story.cause
+
+
+def test_going_on_alone_is_told_as_the_takeover_it_is() -> None:
+    alone = [
+        Line(100.0, "backup", "takeover begins", "alone: a fire", {"machine": "backup", "primary": "main"}),
+        Line(104.0, "backup", "agent started", "version 1", {"machine_up_seconds": 9e9}),
+        Line(105.0, "backup", "takeover done", "alone, with a new log, epoch 2", {"epoch": 2}),
+    ]
+    story = tell(alone, None, {})
+    assert story.headline == "backup became the primary by a takeover: alone: a fire"
+    assert story.cause.startswith("A person ordered it: alone: a fire. main has not said anything since")
+
+
+def test_a_machine_whose_certificate_had_ended_may_have_been_refused_by_the_others() -> None:
+    ended = Line(50.0, "main", ENDED, "the certificate of main expired on 2026-11-30: issue a new one")
+    stop = Line(99.5, "main", "stops serving", "the one cut off", {"looked_after_seconds": 0.06})
+    for lines in ([ended, stop], [ended, stop, *TAKEOVER]):
+        assert "may have refused it: the certificate of main expired" in tell(lines, None, {}).cause
 
 
 def test_an_earlier_event_is_found_by_its_time_and_nothing_by_none() -> None:

@@ -16,6 +16,7 @@ import pytest
 from holdfast.changes.frame import CHAIN_START, Chain, FrameKind, FrameWriter, pack_changes, read_header, seal
 from holdfast.changes.names import Epoch, MachineName, SegmentName, Sequence
 from holdfast.errors import Refused
+from holdfast.log.memory import MemoryLog, MemoryLogStore
 from holdfast.node.keeping import LogKeeper
 from holdfast.node.roles import Role
 from holdfast.node.settings import LogSettings
@@ -311,7 +312,7 @@ def test_orders_are_refused_where_they_would_not_be_safe(tmp_path: Path) -> None
         with pytest.raises(Refused, match="nothing to rejoin"):
             nodes.backup.node.order_rejoin()
         with pytest.raises(Refused, match="primary"):
-            nodes.main.node.order_found()
+            await nodes.main.node.order_found()
         again = await nodes.main.operations.takeover("again")
         assert again.done
         for plan in (
@@ -388,3 +389,40 @@ def test_a_primary_whose_index_cannot_be_opened_says_so_and_still_learns_that_it
         await wait_until(lambda: not serving.on, lambda: nodes.main.node.reason)
 
     run(tmp_path, scenario)
+
+
+class ImpatientStore(MemoryLogStore):
+    """Says at once that there is no quorum."""
+
+    def open(self, *, append_seconds_max: float = 0.5) -> MemoryLog:
+        return super().open(append_seconds_max=append_seconds_max)
+
+
+class Impatient(TwoNodes):
+    store_type = ImpatientStore
+
+
+def test_a_primary_whose_log_is_lost_for_good_begins_it_anew_on_order(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("before")
+        await nodes.settle()
+        before = nodes.store.state().incarnation
+        with pytest.raises(Refused, match="the log goes on"):
+            await nodes.main.node.order_found()
+        nodes.store.set_available(False)
+        nodes.main.write("while it is away")
+        await wait_until(lambda: nodes.main.node.beat().log_away_seconds >= 0, lambda: "the log answers")
+        await nodes.main.node.order_found()
+        nodes.store.set_available(True)
+        await wait_until(lambda: nodes.store.state().incarnation != before, lambda: nodes.main.node.reason)
+        await nodes.main.wait_role(Role.PRIMARY)
+        now = nodes.store.state().incarnation
+        await wait_until(
+            lambda: (standby := nodes.backup.node.standby) is not None and standby.follow.chain.incarnation == now,
+            lambda: f"backup: {nodes.backup.node.reason}",
+        )
+        await nodes.assert_equal()
+        assert nodes.main.node.epoch == 2
+        assert any("the log was founded anew: a person said" in event for event in nodes.main.events())
+
+    run(tmp_path, scenario, nodes_type=Impatient)

@@ -51,7 +51,9 @@ def test_a_primary_that_may_be_replaced_serves_only_while_it_is_confirmed() -> N
             assert order is Order.STOP
         if facts.serving and facts.superseded:
             assert order is Order.STOP
-        if facts.serving and not facts.superseded and (facts.confirmed or not facts.replaceable):
+        if facts.serving and facts.logless:
+            assert order is Order.STOP
+        elif facts.serving and not facts.superseded and (facts.confirmed or not facts.replaceable):
             assert order is Order.NOTHING, "nothing else stops it"
 
 
@@ -61,6 +63,17 @@ def test_a_primary_that_stopped_serves_again_only_with_a_proof() -> None:
             assert facts.proved
             assert not facts.superseded
             assert facts.confirmed or not facts.replaceable
+
+
+def test_a_log_that_takes_nothing_stops_a_primary_only_where_that_is_configured_and_after_its_time() -> None:
+    hearing, rules, me = (
+        Hearing(["backup"], "m", 0.0),
+        Rules("main", ("backup",), ("main", "backup"), automatic=False),
+        ME,
+    )
+    for stop, away, logless in [(0.0, 1e9, False), (30.0, 0.0, False), (30.0, 29.0, False), (30.0, 30.0, True)]:
+        facts = primary_facts(rules._replace(stop_seconds=stop), me._replace(away_seconds=away), hearing, {}, 1.0)
+        assert facts.logless is logless
 
 
 def test_nobody_takes_over_unless_nothing_speaks_against_it() -> None:

@@ -265,11 +265,12 @@ def run(
     scenario: Callable[[TwoNodes], Awaitable[None]],
     log_settings: LogSettings | None = None,
     vaults: tuple[VaultSettings, ...] = (),
+    nodes_type: type[TwoNodes] | None = None,
 ) -> None:
     """Run *scenario* with both nodes up, and stop them whatever happens."""
 
     async def whole() -> None:
-        nodes = TwoNodes(base, log_settings, vaults)
+        nodes = (nodes_type or TwoNodes)(base, log_settings, vaults)
         try:
             await nodes.up()
             await scenario(nodes)

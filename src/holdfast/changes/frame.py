@@ -82,7 +82,8 @@ class FrameHeader(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     previous: bytes
     nonce: bytes
     more: bool = False
-    """The batch goes on in the next frame: this position is not a whole instant."""
+    """The batch goes on in the next frame: this position is not a whole instant. A copy at an interval is one batch,
+    its promotion included; the frame without changes that ends it has as ``captured_at_ns`` the instant it is of."""
 
     @property
     def position(self) -> Position:

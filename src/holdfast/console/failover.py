@@ -211,3 +211,16 @@ def decide(wait: bool, why: str, as_json: bool) -> None:
         if len(choice["waiting"]) > LEFT_SHOWN_MAX:
             click.echo(f"  and {len(choice['waiting']) - LEFT_SHOWN_MAX} more (--json has them)")
         click.echo(f"  how    {choice['how']}")
+
+
+def order_switchover(client: Client, at: str, why: str, *, as_json: bool) -> None:
+    """For a moment to come; an empty *at* takes such an order back."""
+    answer = client.post("/switchover", at=at, why=why)
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif answer["at"]:
+        moment = f"{datetime.fromtimestamp(answer['at']):%Y-%m-%d %H:%M}"
+        click.echo(f"Ordered: this machine becomes the primary at {moment}, if it can take over then.")
+        click.echo("`holdfast status` shows the order; `holdfast switchover --cancel` takes it back.")
+    else:
+        click.echo("Taken back.")

@@ -361,8 +361,10 @@ _dry = click.option("--dry-run", is_flag=True, help="Print the plan and do nothi
 @main.command()
 @_why
 @_dry
+@click.option("--at", default="", metavar="TIME", help="Not now, but at 03:30, or at '2026-12-01 03:30'.")
+@click.option("--cancel", is_flag=True, help="Take back what was ordered with --at.")
 @_json
-def switchover(why: str, dry_run: bool, as_json: bool) -> None:
+def switchover(why: str, dry_run: bool, at: str, cancel: bool, as_json: bool) -> None:
     """Make this standby the primary while the other still runs (planned; nothing is lost).
 
     To go back, give the same command on the other machine.
@@ -370,7 +372,13 @@ def switchover(why: str, dry_run: bool, as_json: bool) -> None:
     \b
     Example, on the standby:
       holdfast switchover --why "kernel update on main"
+      holdfast switchover --at 03:30 --why "kernel update on main"
     """
+    if (at or cancel) and not dry_run:
+        from holdfast.console.failover import order_switchover
+
+        order_switchover(_client(), "" if cancel else at, why, as_json=as_json)
+        return
     _ordered("switchover", why, dry_run, as_json, False)
 
 
@@ -378,8 +386,10 @@ def switchover(why: str, dry_run: bool, as_json: bool) -> None:
 @_why
 @_dry
 @click.option("--force", is_flag=True, help="Although the primary is still heard: it is fenced by the promotion.")
+@click.option("--alone", is_flag=True, help="All other machines are gone for good: begin a new log from what is here.")
+@click.option("--yes", is_flag=True, help="With --alone: do not ask.")
 @_json
-def takeover(why: str, dry_run: bool, force: bool, as_json: bool) -> None:
+def takeover(why: str, dry_run: bool, force: bool, alone: bool, yes: bool, as_json: bool) -> None:
     """Make this standby the primary because the other is gone.
 
     Applies the log to its end, promotes this machine, takes the service address, starts the mail software, probes it.
@@ -388,7 +398,13 @@ def takeover(why: str, dry_run: bool, force: bool, as_json: bool) -> None:
     \b
     Example, on the standby:
       holdfast takeover --why "main does not answer"
+      holdfast takeover --alone --why "fire in rack 2"    (it and the relay: docs/operations/alone.md)
     """
+    if alone:
+        from holdfast.console.alone import go_on_alone
+
+        go_on_alone(_client(), why, dry_run=dry_run, force=force, yes=yes, as_json=as_json)
+        return
     _ordered("takeover", why, dry_run, as_json, force)
 
 

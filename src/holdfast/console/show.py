@@ -141,6 +141,9 @@ def _status_lines(facts: Json) -> Iterable[Any]:
     scrub = f"; scrub: {facts['scrub']}" if facts["scrub"] else ""
     yield f"trees     {facts['files']:,} files, {bytes_text(facts['bytes'])}{watching}{scrub}"
     yield f"at risk   if the primary died now: {facts['lost_if_primary_died']}"
+    if facts["failover"]["switchover_at"]:
+        ordered = datetime.fromtimestamp(facts["failover"]["switchover_at"])
+        yield f"ordered   a switchover to this machine at {ordered:%Y-%m-%d %H:%M}"
     if facts["next_copy_at"]:
         yield f"copy      the next one is due at {datetime.fromtimestamp(facts['next_copy_at']):%Y-%m-%d %H:%M}"
     if facts["role"] == "standby":

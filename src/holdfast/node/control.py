@@ -8,6 +8,7 @@ GET    /metrics             Prometheus text
 GET    /log?last=20         headers of the log's last records
 POST   /plan/ACTION         Plan of ``takeover`` or ``switchover``; body {"why": "", "force": false}
 POST   /ACTION              carry it out: Outcome
+POST   /plan/alone, /alone  Plan of a takeover by the one machine that is left; body as above. The agent ends after it
 POST   /rejoin, /found      give that order
 GET    /why?at=SECONDS      the story of the last event, or of the one nearest to that moment
 GET    /decide              Desk: what taking over now would cost, and waiting
@@ -35,6 +36,7 @@ from aiohttp import web
 
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.node.alarms import Alarms
+from holdfast.node.alone import Alone
 from holdfast.node.desk import desk
 from holdfast.node.desk_facts import DeskFacts, accounts_in, started_in, waiting_of
 from holdfast.node.gates import SHADOWS
@@ -85,8 +87,9 @@ def _json(value: object, status: int = 200) -> web.Response:
 class Control:
     """Serves one node's orders."""
 
-    def __init__(self, node: Node, guard: Guard, alarms: Alarms, rehearsals: Rehearsals) -> None:
+    def __init__(self, node: Node, guard: Guard, alarms: Alarms, rehearsals: Rehearsals, alone: Alone) -> None:
         self._node = node
+        self._alone = alone
         self._guard = guard
         self._alarms = alarms
         self._rehearsals = rehearsals
@@ -104,6 +107,8 @@ class Control:
         for action in ACTIONS:
             app.router.add_post(f"/plan/{action}", self._plan)
             app.router.add_post(f"/{action}", self._act)
+        app.router.add_post("/plan/alone", self._plan_alone)
+        app.router.add_post("/alone", self._go_on_alone)
         app.router.add_post("/rejoin", self._rejoin)
         app.router.add_post("/found", self._found)
         app.router.add_post("/pause", self._pause)
@@ -170,6 +175,8 @@ class Control:
     async def _act(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         why = body.get("why", "")
+        if "at" in body:
+            return _json({"at": self._guard.order_switchover(str(body["at"]), why)})
         action = request.path.rpartition("/")[2]
         await self._note_decision(action, body)
         if action == "takeover":
@@ -190,12 +197,20 @@ class Control:
             known = "; ".join(plan.warnings)
             node.world.history.record(f"a person decided: {action}", plan.why, by=body.get("by", ""), known=known)
 
+    async def _plan_alone(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        return _json(self._alone.plan(body.get("why", ""), force=bool(body.get("force"))))
+
+    async def _go_on_alone(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        return _json(await self._alone.order(body.get("why", ""), force=bool(body.get("force"))))
+
     async def _rejoin(self, request: web.Request) -> web.Response:
         self._node.order_rejoin()
         return _json({"ordered": True})
 
     async def _found(self, request: web.Request) -> web.Response:
-        self._node.order_found()
+        await self._node.order_found()
         return _json({"ordered": True})
 
     async def _pause(self, request: web.Request) -> web.Response:

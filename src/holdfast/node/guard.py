@@ -21,9 +21,10 @@ from holdfast.log.port import Fenced
 from holdfast.node.address_command import KEEP_SECONDS, CommandedAddresses
 from holdfast.node.asks import Answers
 from holdfast.node.beats import Beat
-from holdfast.node.failback import Home, against, due
+from holdfast.node.failback import WITHIN, Home, against, due
 from holdfast.node.fencing import Fencing
 from holdfast.node.history import Event
+from holdfast.node.local import Ordered
 from holdfast.node.merges import Merges
 from holdfast.node.node import Decided, Node
 from holdfast.node.operations import Operations
@@ -37,6 +38,7 @@ from holdfast.node.outlook import (
     vote,
 )
 from holdfast.node.roles import Role
+from holdfast.node.schedule import moment
 from holdfast.node.story import STOOD_STILL, Story, lines_of, tell
 from holdfast.node.watchman import (
     MISSING_SECONDS,
@@ -97,6 +99,7 @@ def rules_of(node: Node) -> Rules:
         loss_bytes_max=failover.loss_bytes_max,
         takeovers_max=failover.takeovers_max,
         takeovers_seconds=failover.takeovers_hours * 3600,
+        stop_seconds=failover.without_quorum_seconds if failover.without_quorum == "stop" else 0.0,
     )
 
 
@@ -169,6 +172,7 @@ class Guard:
         self._gaps.append(now - self._looked_at)
         self._looked_at = now
         self._listen(now)
+        self._as_ordered()
         self._keep_by_command(now)
         if node.role is Role.PRIMARY:
             self._fencing.forget()
@@ -186,6 +190,8 @@ class Guard:
     def _self(self) -> Self:
         node = self._node
         follow = node.standby.follow if node.standby is not None else None
+        capture = node.primary.capture if node.primary is not None else None
+        waits = None if capture is None else capture.status()
         return Self(
             role=node.role,
             epoch=int(node.epoch),
@@ -198,6 +204,7 @@ class Guard:
             blocked=follow.blocked_because if follow is not None else "",
             takeovers=tuple(node.takeovers),
             rests_until=self._rests_until,
+            away_seconds=0.0 if waits is None else max(waits.waiting_seconds, waits.log_away_seconds or 0.0),
         )
 
     def _set(self, row: PrimaryRow | StandbyRow | None) -> bool:
@@ -213,7 +220,7 @@ class Guard:
 
     def _as_primary(self, now: float) -> None:
         node = self._node
-        if not node.guarded or node.world.serving.released_by_hand:
+        if not (node.guarded or self.rules.stop_seconds) or node.world.serving.released_by_hand:
             self._set(None)
             return
         hearing, beats = node.beats.hearing, node.beats.all
@@ -391,27 +398,65 @@ class Guard:
         ):
             return
         self._home_tried = now
-        beat = beats.get(me.primary)
+        if why := against(self._home(me, beats)):
+            node.world.history.record("no failback today", why)
+            return
+        self._act(self._switch(f"home to the preferred machine, as every day at {at}", "no failback today"))
+
+    def _home(self, me: Self, beats: dict[str, Beat]) -> Home:
+        node, beat = self._node, beats.get(me.primary)
         lag = node.standby.follow.lag() if node.standby is not None else None
-        home = Home(
+        return Home(
             preferred=True,
-            standby=True,
+            standby=node.role is Role.STANDBY,
             primary_serves=beat is not None and beat.serving and node.beats.alive(me.primary),
             paused=me.paused or (beat is not None and bool(beat.paused)),
             ready=node.readiness.last.ready,
             behind_records=0 if beat is None else max(0, beat.captured - me.applied),
             lag_ms_p99=0.0 if lag is None else lag.p99_ms,
         )
-        if why := against(home):
-            node.world.history.record("no failback today", why)
-            return
-        self._act(self._switch_home(at))
 
-    async def _switch_home(self, at: str) -> None:
+    async def _switch(self, why: str, otherwise: str) -> None:
+        """*otherwise*: what did not happen, when it is refused."""
         try:
-            await self.operations.switchover(f"home to the preferred machine, as every day at {at}")
+            await self.operations.switchover(why)
         except HoldfastError as error:
-            self._node.world.history.record("no failback today", error.message)
+            self._node.world.history.record(otherwise, error.message)
+
+    def _as_ordered(self) -> None:
+        """A switchover to this machine that a person has ordered for now. Tried once; pausing is no reason against."""
+        node, ordered = self._node, self._node.world.local.state.switchover
+        now = node.world.clocks.wall_seconds()
+        if ordered is None or now < ordered.at or node.busy.locked() or self._acting is not None:
+            return
+        node.world.local.change(switchover=None)
+        moment = f"{datetime.fromtimestamp(ordered.at):%Y-%m-%d %H:%M}"
+        not_done = f"no switchover at {moment}, as was ordered"
+        home = self._home(self._self(), node.beats.all)._replace(paused=False)
+        why = against(home) if now < ordered.at + WITHIN.total_seconds() else "the agent did not run at that time"
+        if why:
+            node.world.history.record(not_done, why)
+            return
+        self._act(self._switch(f"ordered for {moment}: {ordered.why}", not_done))
+
+    def order_switchover(self, at: str, why: str) -> float:
+        """At the moment *at* (``schedule.moment``), become the primary; empty: take such an order back. The moment.
+
+        Raises Refused.
+        """
+        node, now = self._node, datetime.fromtimestamp(self._node.world.clocks.wall_seconds())
+        if not at:
+            node.world.local.change(switchover=None)
+            node.world.history.record("the order for a switchover was taken back", why)
+            return 0.0
+        if node.role is not Role.STANDBY:
+            raise Refused(
+                f"this machine is {node.role}", hint="Give the order on the standby that is to become the primary."
+            )
+        due = moment(at, now)
+        node.world.local.change(switchover=Ordered(due.timestamp(), why or "no reason given"))
+        node.world.history.record(f"a switchover is ordered for {due:%Y-%m-%d %H:%M}", why)
+        return due.timestamp()
 
     async def _take_over(self, primary: str, why: str) -> None:
         node = self._node

@@ -14,6 +14,13 @@ from holdfast.files import write_once
 from holdfast.trees.spec import TreeSpec
 
 
+class Ordered(Struct, frozen=True):
+    """A switchover to this machine, at a moment (seconds since 1970)."""
+
+    at: float
+    why: str
+
+
 class LocalState(Struct, frozen=True):
     """``node.json`` in the state directory."""
 
@@ -28,6 +35,10 @@ class LocalState(Struct, frozen=True):
     whole_after: int = 0
     """Under the policy ``interval``: a seed ended when this was the log's last record, and what it brought is of two
     moments until a copy behind it is applied."""
+    switchover: Ordered | None = None
+    """What `holdfast switchover --at` ordered and is still to come."""
+    alone: str = ""
+    """Why this machine goes on alone (`holdfast takeover --alone`), until its new log is founded; or empty."""
     verified_at: float = 0.0
     verified_differences: int = -1
 

@@ -37,6 +37,7 @@ from holdfast.node.returned import report_unlogged
 from holdfast.node.roles import Facts, Role, Row, decide
 from holdfast.node.seeding import Seeding
 from holdfast.node.standby import Standby
+from holdfast.node.story import ANEW, ENDED
 from holdfast.node.watchman import SERVE_SECONDS
 from holdfast.node.world import World
 from holdfast.trees.index import Index, IndexUnusable
@@ -121,6 +122,7 @@ class Node:
         self._stopping = False
         self._told_to_rejoin = False
         self._told_to_found = False
+        self._certificate_wrong = ""
         self._reseed = ""
         """Why this copy must be compared with the primary before it can follow again; empty when it need not."""
         self._yield_timer: asyncio.Task[None] | None = None
@@ -177,7 +179,18 @@ class Node:
             except HoldfastError:
                 self.leader = ""
             self._look_at_trees()
+            self._look_at_certificate()
             await asyncio.sleep(PIN_LEADER_SECONDS)
+
+    def _look_at_certificate(self) -> None:
+        """One that is not valid explains what others will say of this machine: it is in the history, once."""
+        warning = ""
+        with contextlib.suppress(HoldfastError):  # it cannot be read: the connections say so
+            warning = self.world.certificate_warning() or ""
+        wrong = warning if "expired on" in warning or "is valid from" in warning else ""
+        if wrong and wrong != self._certificate_wrong:
+            self.world.history.record(ENDED, wrong)
+        self._certificate_wrong = wrong
 
     def _look_at_trees(self) -> None:
         """A standby holds what the primary protects: other trees there mean another comparison here."""
@@ -351,15 +364,23 @@ class Node:
         for spec in trees:
             Path(spec.root).mkdir(parents=True, exist_ok=True)
         world.local.change(trees=trees)
+        again = self._told_to_found or world.local.served_epoch > 0
         if self._told_to_found or self.log is None or (await self.log.state()).last > 0:
             self.log = await world.door.found(None if self.log is None else self.log.incarnation)
         self._told_to_found = False
         index = self._open_index()
+        known = index.epoch
         index.clear()
         chain = chain_start(self.log.incarnation)
-        epoch = Epoch(self.epoch + 1)
+        epoch = Epoch(max(self.epoch, known, world.local.served_epoch) + 1)
         index.commit(chain, epoch)
-        await self._promote(chain, epoch, row.reason, planned=True)
+        alone = world.local.state.alone
+        if again and not alone:
+            world.history.record(ANEW, row.reason, machine=str(world.settings.machine), epoch=int(epoch))
+        await self._promote(chain, epoch, f"alone: {alone}" if alone else row.reason, planned=not alone)
+        if alone:
+            world.local.change(alone="")
+            world.history.record("takeover done", f"alone, with a new log, epoch {epoch}", epoch=int(epoch))
 
     async def _resume(self, row: Row) -> None:
         """Go on as the primary this machine is: its own records since the last commit, then a scan, while serving."""
@@ -417,7 +438,7 @@ class Node:
         """As the primary: why nobody is served for now."""
         if self.held and self.role is Role.PRIMARY and reason != self.reason:
             self.held = reason
-            advice = "It serves by itself when it is heard again. Is its network broken, or are both others gone?"
+            advice = "It serves by itself when that is over. Is its network broken, or are both others gone?"
             self._become(Role.PRIMARY, reason, advice)
 
     def serves_because(self, reason: str) -> None:
@@ -457,6 +478,7 @@ class Node:
         serving = self.world.serving.on  # decided anew, it never stopped
         self.held = "not heard by the others yet" if self.guarded and not serving else ""
         self.primary = primary
+        self.world.local.change(whole_after=0)
         self.peer.open_source(primary)
         self.epoch, self.primary_name = primary.epoch, self.world.settings.machine_name
         self._become(Role.PRIMARY, reason)
@@ -739,11 +761,24 @@ class Node:
         self.world.history.record("automatic takeover is possible again", "resumed by a person")
         self._spawn(self.beats.say_now())
 
-    def order_found(self) -> None:
-        if self.role in (Role.PRIMARY, Role.RELAY):
-            raise Refused(f"this machine is {self.role}: it cannot start the log anew")
+    async def order_found(self) -> None:
+        """Start the log anew from here. A primary may when its log does not answer: it may be lost for good."""
+        if self.role is Role.RELAY:
+            raise Refused("this machine is a relay: it has nothing to start a log from")
+        if self.role is Role.PRIMARY and await self._log_answers():
+            raise Refused("this machine is the primary, and the log goes on: it is not started anew")
         self._told_to_found = True
         self._again.set()
+
+    async def _log_answers(self) -> bool:
+        capture = None if self.primary is None else self.primary.capture
+        if self.log is None or (capture is not None and capture.status().log_away_seconds is not None):
+            return False
+        try:
+            await self.log.state()
+        except HoldfastError:
+            return False
+        return True
 
     # -- beats ---------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ class Rules(NamedTuple):
     loss_bytes_max: int = 64 * 1024 * 1024
     takeovers_max: int = 3
     takeovers_seconds: float = 3600.0
+    stop_seconds: float = 0.0
+    """When the log takes nothing for so long, the primary stops serving; 0: it serves on."""
 
     @property
     def third(self) -> bool:
@@ -59,6 +61,8 @@ class Self(NamedTuple):
     takeovers: Sequence[float] = ()
     """When machines were promoted without a plan, by the clock of ``hearing``."""
     rests_until: float = 0.0
+    away_seconds: float = 0.0
+    """For how long the oldest change of the primary's has waited for the log."""
 
 
 NEVER: Final[Mapping[str, Beat]] = {}
@@ -81,6 +85,7 @@ def primary_facts(rules: Rules, me: Self, hearing: Hearing, beats: Mapping[str, 
         serving=me.serving,
         confirmed=hearing.confirmed_seconds(now) < SERVE_SECONDS,
         proved=me.proved,
+        logless=0 < rules.stop_seconds <= me.away_seconds,
     )
 
 

@@ -6,8 +6,15 @@ hour sooner or later, and no more. Distances are from the beginning of one copy 
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from holdfast.errors import Refused
+
+TIME_OF_DAY: Final = r"([01]\d|2[0-3]):[0-5]\d"
+AHEAD_MAX: Final = timedelta(days=31)
+"""An order for later is rather a year that was mistyped."""
 
 
 class Schedule(NamedTuple):
@@ -29,3 +36,20 @@ def time_of(at: str, day: datetime) -> datetime:
     """The moment *at* (``HH:MM``) of *day*."""
     hour, minute = (int(part) for part in at.split(":"))
     return day.replace(hour=hour, minute=minute, second=0, microsecond=0)
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """What a person means by ``03:30`` (the next time it is that late) or ``2026-12-01 03:30``. Raises Refused."""
+    if re.fullmatch(TIME_OF_DAY, text):
+        return Schedule(at=(text,)).next_after(now)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is not None:
+        raise Refused(f"{text!r} is no moment", hint="Write 03:30, or 2026-12-01 03:30, by this machine's clock.")
+    if not now < at <= now + AHEAD_MAX:
+        raise Refused(
+            f"{text} is not within the {AHEAD_MAX.days} days to come", hint=f"It is {now:%Y-%m-%d %H:%M} now."
+        )
+    return at

@@ -19,11 +19,13 @@ from msgspec import Struct, field
 from holdfast.changes.names import MachineName, SegmentName, checked_name
 from holdfast.errors import ConfigurationError
 from holdfast.mail.settings import MailSettings
+from holdfast.node.schedule import TIME_OF_DAY
 from holdfast.vault.settings import VaultSettings, checked_vaults
 
 CONFIGURATION_PATH: Final = Path("/etc/holdfast/holdfast.toml")
 Role = Literal["mail", "relay"]
-TIME_OF_DAY: Final = r"([01]\d|2[0-3]):[0-5]\d"
+WITHOUT_QUORUM_SECONDS_MIN: Final = 10.0
+"""Measured, electing a leader of the log takes 4 to 9 s."""
 EVERY_HOURS_MIN: Final = 0.05
 """Three minutes. A copy looks at every name of the trees: more often it would be a slow way to copy all the time."""
 EVERY_HOURS_MAX: Final = 24.0 * 7
@@ -185,6 +187,11 @@ class FailoverSettings(_Table, frozen=True):
     its name and its address. Not proven: no takeover, and a person is asked. docs/operations/outside.md."""
     fence_seconds: float = 30.0
     """How long that may take, the proof included."""
+    without_quorum: Literal["serve", "stop"] = "serve"
+    """What the primary does when the log takes nothing, as two of three log servers are away: ``serve`` on, with an
+    alarm, while what happens is on its disk only; or ``stop`` serving until the log is back."""
+    without_quorum_seconds: float = 30.0
+    """How long a change has to wait for the log before ``stop`` stops. An election of the log takes up to 9 s."""
     rejoin: Literal["automatic", "manual"] = "automatic"
     """Under the policy ``automatic``, whether a machine that was replaced becomes a standby by itself when it is back.
     What only it has is kept aside and listed either way."""
@@ -325,6 +332,12 @@ def _wrong_interval(settings: Settings) -> tuple[str, str] | None:
             f"copy.every_hours = {copy.every_hours:g} is not between {EVERY_HOURS_MIN:g} and {EVERY_HOURS_MAX:g}",
             'For less, write policy = "manual": changes are then copied all the time, in milliseconds.',
         )
+    if settings.failover.without_quorum != "serve":
+        return (
+            'failover.without_quorum = "stop" with policy = "interval": between two copies nothing comes into the log '
+            "anyway",
+            'Remove it, or write policy = "manual".',
+        )
     if gate.lmtp or gate.milter:
         return (
             'gate.lmtp and gate.milter with failover.policy = "interval": a gate acknowledges a message when it is in '
@@ -399,6 +412,11 @@ def _checked(settings: Settings, source: str) -> Settings:
         )
     if wrong_interval := _wrong_interval(settings):
         raise wrong(*wrong_interval)
+    if settings.failover.without_quorum_seconds < WITHOUT_QUORUM_SECONDS_MIN:
+        raise wrong(
+            f"failover.without_quorum_seconds is below {WITHOUT_QUORUM_SECONDS_MIN:g}",
+            "Less than an election of the log takes would stop serving whenever the relay is restarted.",
+        )
     if settings.failover.failback_at and not re.fullmatch(TIME_OF_DAY, settings.failover.failback_at):
         raise wrong(f"failover.failback_at: {settings.failover.failback_at!r} is no time", "Write it as 03:30.")
     for key, place in (("imap", settings.gate.imap), ("sieve", settings.gate.sieve)):

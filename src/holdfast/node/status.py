@@ -91,6 +91,8 @@ class FailoverView(Struct, frozen=True):
     reason: str
     confirmed: bool
     """Whether enough others have confirmed lately that they hear this machine."""
+    switchover_at: float = 0.0
+    """When this machine becomes the primary by an order (`holdfast switchover --at`); 0: none."""
 
 
 class SiteStatus(Struct, frozen=True):
@@ -164,6 +166,7 @@ async def site_status(node: Node) -> SiteStatus:
             node.decided.order,
             node.decided.reason,
             node.beats.hearing.confirmed_seconds(node.world.clocks.steady()) < SERVE_SECONDS,
+            0.0 if local.switchover is None else local.switchover.at,
         ),
         machines=machines,
         log=LogView(
@@ -344,6 +347,8 @@ def _held(node: Node) -> tuple[int, int, str]:
     if node.primary is not None:
         watcher = node.primary.watcher.status()
         watching = watcher.source + (f" ({watcher.source_note})" if watcher.source_note else "")
+        if node.primary.copies is not None and watcher.source == "none":
+            watching = "nobody until the next copy"
     return totals.files, totals.bytes, watching
 
 

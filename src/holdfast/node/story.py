@@ -20,7 +20,9 @@ AFTER_SECONDS: Final = 120.0
 CLOSE_SECONDS: Final = 10.0
 """Within so much of a takeover, what the old primary did belongs to it."""
 LINES_MAX: Final = 200
-TOLD: Final = ("takeover begins", "switchover begins", "stops serving", "decided: ask a person")
+ANEW: Final = "the log was founded anew"
+ENDED: Final = "this machine's certificate is not valid"
+TOLD: Final = ("takeover begins", "switchover begins", "stops serving", "decided: ask a person", ANEW)
 STOOD_STILL: Final = "this machine did not run for a while"
 """Written when it goes on; *seconds* of the details say for how long it did not."""
 NOTHING: Final = "Nothing of the kind is in the history: no takeover, no switchover, nobody who stopped serving."
@@ -83,7 +85,7 @@ def _another(line: Line, event: Line) -> bool:
 def _headline(event: Line, around: Sequence[Line]) -> str:
     action = event.what.removesuffix(" begins")
     if action == event.what:
-        return f"{event.machine} {event.what}: {event.why}"
+        return f"{event.machine}{':' if event.what == ANEW else ''} {event.what}: {event.why}"
     end = next(
         (
             line
@@ -94,32 +96,42 @@ def _headline(event: Line, around: Sequence[Line]) -> str:
     )
     if end is None:
         return f"{event.machine} began a {action}, and its end is not known: {event.why}"
-    seconds = end.details.get("seconds", 0)
+    took = f" that took {end.details['seconds']} s" if "seconds" in end.details else ""
     how = "became the primary" if end.what.endswith("done") else f"tried to become the primary, and failed ({end.why})"
-    return f"{event.machine} {how} by a {action} that took {seconds} s: {event.why}"
+    return f"{event.machine} {how} by a {action}{took}: {event.why}"
 
 
 def cause_of(event: Line, lines: Sequence[Line], missing: dict[str, str]) -> str:
     """What *event* came from, by what the machine it is about says of itself."""
     if event.what == "switchover begins":
         return f"A person ordered it: {event.why}"
+    if event.what == ANEW:
+        return f"The log before could not go on: {event.why}"
     if event.what == "stops serving":
-        return _cause_of_stop(event)
+        return _cause_of_stop(event) + _of_certificate(event.machine, event.at, lines)
     primary = str(event.details.get("primary") or event.why.partition(":")[0])
     own = [line for line in lines if line.machine == primary]
     by_hand = "" if "is not heard" in event.why else f"A person ordered it: {event.why}. "
     if primary in missing:
         return f"{by_hand}{primary} cannot be asked ({missing[primary]}): its machine, agent or network is still gone."
-    return by_hand + _what_became_of(primary, event.at, own)
+    return by_hand + _what_became_of(primary, event.at, own) + _of_certificate(primary, event.at, own)
 
 
 def _cause_of_stop(event: Line) -> str:
+    if "without_quorum" in event.why:
+        return "The log took nothing, as two of its servers were away, and [failover] without_quorum says to stop then."
     stood = event.details.get("looked_after_seconds", 0.0)
     if stood > 1.0:
         return f"{event.machine} itself had stood still for {stood:.1f} s: frozen, suspended or starved of processor."
     if "promoted" in event.why:
         return f"Another machine had been promoted while {event.machine} was not heard."
     return f"{event.machine} was cut off: none of the others confirmed that they heard it."
+
+
+def _of_certificate(machine: str, at: float, lines: Iterable[Line]) -> str:
+    """What explains that others refused to talk to it, if it is so."""
+    said = [line for line in lines if line.machine == machine and line.what == ENDED and line.at <= at + AFTER_SECONDS]
+    return f" The others may have refused it: {said[-1].why}." if said else ""
 
 
 def _what_became_of(primary: str, at: float, own: Sequence[Line]) -> str:

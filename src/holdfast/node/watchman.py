@@ -84,6 +84,8 @@ class PrimaryFacts(NamedTuple):
     """Enough others have heard a beat of ours that is not older than SERVE_SECONDS."""
     proved: bool
     """The log took a record of ours while we were confirmed, and we were confirmed ever since."""
+    logless: bool = False
+    """The log takes nothing for too long, and ``[failover] without_quorum`` is ``stop``."""
 
 
 class PrimaryRow(NamedTuple):
@@ -99,6 +101,11 @@ PRIMARY_TABLE: Final = (
         "another machine was promoted, says one that is heard: this one stops serving, then asks the log",
     ),
     PrimaryRow(Order.NOTHING, lambda f: f.superseded, "another machine was promoted, says one that is heard"),
+    PrimaryRow(
+        Order.STOP,
+        lambda f: f.serving and f.logless,
+        "the log takes nothing, and [failover] without_quorum says to stop then: it serves when the log is back",
+    ),
     PrimaryRow(
         Order.NOTHING,
         lambda f: f.serving and not f.replaceable,
