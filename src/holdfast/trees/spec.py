@@ -32,7 +32,8 @@ class TreeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Root-relative paths that are protected, with all below; empty: everything below the root."""
     exclude: tuple[str, ...] = ()
     append: tuple[str, ...] = ()
-    """Files that grow, or are rewritten near their end only; written with write(2), never through a mapping."""
+    """Files that grow, or are rewritten near their end only; written with write(2), never through a mapping. Those that
+    are also ``read_first`` grow by small records, each finished before the next begins: index logs, lists."""
     read_first: tuple[str, ...] = ()
     """Files that refer to other files: read before names and data, so that a copy never refers to what it lacks.
     Written with write(2), never through a mapping."""

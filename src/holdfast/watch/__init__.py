@@ -13,6 +13,7 @@
 ``scene``     what the following share: index, disk, what is still to be looked at
 ``looks``     places compared with the index   ``names``  what follows for names, in an order that works
 ``limbo``     what was missed but is alive     ``files``, ``content``  contents and their differences
+``tails``     ends of growing files, remembered: how little of them is read again
 ``folders``   metadata of directories          ``scan``   every directory compared with its rows
 ``disk``      the filesystem by identity       ``parts``  batches cut to the size of frames
 ``limits``    every limit, with its reason
@@ -47,14 +48,15 @@ so emptying the queue after a barrier was asked for takes everything that was do
 What it does not promise
 ------------------------
 Writes through a memory map raise no event: the scrub finds them. A file that matches ``append`` is taken to change near
-its end only; what is changed elsewhere is found when its first block changes too, by a scan, or by the scrub. A scan
-takes equal inode, size, mtime and ctime for equal content. Without file handles (overlayfs) a rename of folders into
-each other may be logged as removal and making; with handles it is renames. A file whose last modifications before a
-crash of the agent left its size and its time (to the nanosecond) as they were is found by the scrub, unless it is of
-those that are rewritten in place (``append``, ``read_first``): these are always read again.
+its end only; what is changed elsewhere is found when its first block changes too, by a scan, or by the scrub. One that
+matches ``read_first`` too is taken to grow by small records, one after another (``tails``). A scan takes equal inode,
+size, mtime and ctime for equal content. Without file handles (overlayfs) a rename of folders into each other may be
+logged as removal and making; with handles it is renames. A file whose last modifications before a crash of the agent
+left its size and its time (to the nanosecond) as they were is found by the scrub, unless it is of those that are
+rewritten in place (``append``, ``read_first``): these are always read again.
 
 Where the time goes (``bench/capture.py``): one delivery to a Maildir is nine places to look at, three changes and about
-110 us of processor, of which a fifth is events, a quarter names and new files, two fifths the contents of files that
-grow; packing the frame takes another 7 us.
+110 us of processor (nearly twice that beside a busy Dovecot, caches cold), of which a fifth is events, a quarter names
+and new files; packing the frame takes another 7 us.
 An unchanged file costs a scan 6 us, a new one 80 us, and 225 bytes of index on disk (``bench/scan.py``).
 """
