@@ -20,7 +20,7 @@ promise something until the barrier has passed: everything done up to now is in 
 The shadow milter stands beside Postfix: a message is accepted when a copy of it is in the log.
 
 ``milter``      one milter session; pure
-``shadows``     the copies, as files in a protected tree
+``shadows``     the copies: what a store of them does
 ``queue``       Postfix's queue: which messages are in it, put one in, throw one out
 ``accept``      sockets around it: accepting, settling, adopting what another machine had accepted
 
@@ -47,6 +47,7 @@ A relay takes mail in for a primary that is down (docs/systems/relay.md).
 ``observers``, ``policy``   whether the primary is down by more than our own ears; Postfix asks
 ``held``, ``pace``, ``drain``   what waits, and handing it on at the primary's pace
 ``agent``, ``side``, ``control``, ``relay_process``   asking the agent, the way to side streams, the door, the wiring
+``door``, ``tasks``   answers at doors for commands (the agent's too); work that must not end unseen
 
 ``options``     what the agent tells the process that runs all of them
 

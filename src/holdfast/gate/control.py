@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 
-from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.errors import HoldfastError
+from holdfast.gate.door import answer_lines, body_of, error_answer, json_answer
 from holdfast.gate.drain import Progress
 from holdfast.gate.relay import Relay
 
@@ -30,26 +30,12 @@ WAITING_LINES: Final = 100
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def _error(error: HoldfastError) -> dict[str, Any]:
-    return {"message": error.message, "hint": error.hint, "exit_status": int(error.exit_status)}
-
-
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except HoldfastError as error:
-        status = 409 if isinstance(error, Refused) else 503 if isinstance(error, Unreachable) else 500
-        return _json(_error(error), status)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    raw = await request.read()
-    return msgspec.json.decode(raw, type=dict[str, Any]) if raw else {}
+        return error_answer(error)
 
 
 class RelayControl:
@@ -77,13 +63,13 @@ class RelayControl:
             await self._runner.cleanup()
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _json(await self._relay.status())
+        return json_answer(await self._relay.status())
 
     async def _hold(self, request: web.Request) -> web.Response:
-        return _json(await self._relay.hold(str((await _body(request)).get("why", ""))))
+        return json_answer(await self._relay.hold(str((await body_of(request)).get("why", ""))))
 
     async def _drain(self, request: web.Request) -> web.StreamResponse:
-        first = [str(address) for address in (await _body(request)).get("first", [])]
+        first = [str(address) for address in (await body_of(request)).get("first", [])]
         lines: asyncio.Queue[Progress | HoldfastError | None] = asyncio.Queue(WAITING_LINES)
 
         async def drain() -> None:
@@ -108,19 +94,7 @@ class RelayControl:
                     raise line
                 yield line
 
-        return await _lines(request, told())
+        return await answer_lines(request, told())
 
     async def _export(self, request: web.Request) -> web.StreamResponse:
-        return await _lines(request, self._relay.export())
-
-
-async def _lines(request: web.Request, values: AsyncIterator[object]) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
-    await response.prepare(request)
-    try:
-        async for value in values:
-            await response.write(msgspec.json.encode(value) + b"\n")
-    except HoldfastError as error:
-        await response.write(msgspec.json.encode({"error": _error(error)}) + b"\n")
-    await response.write_eof()
-    return response
+        return await answer_lines(request, self._relay.export())

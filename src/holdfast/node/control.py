@@ -31,10 +31,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from aiohttp import web
 
-from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.errors import HoldfastError, Refused
+from holdfast.gate.door import answer_lines, body_of, error_answer, error_body
+from holdfast.gate.door import json_answer as _json
 from holdfast.node.alarms import Alarms
 from holdfast.node.alone import Alone
 from holdfast.node.desk import desk
@@ -61,27 +62,18 @@ FAULT_HINT: Final = (
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def error_body(error: HoldfastError) -> dict[str, Any]:
-    return {"message": error.message, "hint": error.hint, "exit_status": int(error.exit_status)}
-
-
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except HoldfastError as error:
-        status = 409 if isinstance(error, Refused) else 503 if isinstance(error, Unreachable) else 500
-        return _json(error_body(error), status)
+        return error_answer(error)
     except web.HTTPException as error:
         return _json(error_body(HoldfastError(f"{request.method} {request.path}: {error.reason}")), error.status)
     except Exception as error:  # noqa: BLE001  # the door answers whatever happens behind it; the log has the traceback
         _LOG.exception("%s %s: a fault of our own", request.method, request.path)
         what = f"{type(error).__name__}: {error}"
         return _json(error_body(HoldfastError(f"the agent met a fault of its own: {what}", hint=FAULT_HINT)), 500)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
 
 
 class Control:
@@ -159,21 +151,14 @@ class Control:
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=render_metrics(await site_status(self._node)), content_type="text/plain")
 
-    async def _body(self, request: web.Request) -> dict[str, Any]:
-        raw = await request.read()
-        try:
-            return msgspec.json.decode(raw, type=dict[str, Any]) if raw else {}
-        except msgspec.DecodeError as error:
-            raise HoldfastError(f"the request's body is no JSON object: {error}") from None
-
     async def _plan(self, request: web.Request) -> web.Response:
-        body = await self._body(request)
+        body = await body_of(request)
         if request.path.endswith("takeover"):
             return _json(await self._operations.plan_takeover(body.get("why", ""), force=bool(body.get("force"))))
         return _json(await self._operations.plan_switchover(body.get("why", "")))
 
     async def _act(self, request: web.Request) -> web.Response:
-        body = await self._body(request)
+        body = await body_of(request)
         why = body.get("why", "")
         if "at" in body:
             return _json({"at": self._guard.order_switchover(str(body["at"]), why)})
@@ -198,11 +183,11 @@ class Control:
             node.world.history.record(f"a person decided: {action}", plan.why, by=body.get("by", ""), known=known)
 
     async def _plan_alone(self, request: web.Request) -> web.Response:
-        body = await self._body(request)
+        body = await body_of(request)
         return _json(self._alone.plan(body.get("why", ""), force=bool(body.get("force"))))
 
     async def _go_on_alone(self, request: web.Request) -> web.Response:
-        body = await self._body(request)
+        body = await body_of(request)
         return _json(await self._alone.order(body.get("why", ""), force=bool(body.get("force"))))
 
     async def _rejoin(self, request: web.Request) -> web.Response:
@@ -214,7 +199,7 @@ class Control:
         return _json({"ordered": True})
 
     async def _pause(self, request: web.Request) -> web.Response:
-        body = await self._body(request)
+        body = await body_of(request)
         return _json({"machines": await self._guard.pause(body.get("why") or "by hand, no reason given")})
 
     async def _resume(self, request: web.Request) -> web.Response:
@@ -244,13 +229,13 @@ class Control:
 
     async def _decided(self, request: web.Request) -> web.Response:
         """A person has decided to wait: nothing is done, and it is written down."""
-        body = await self._body(request)
+        body = await body_of(request)
         why = body.get("why") or "no reason given"
         self._node.world.history.record("a person decided: wait", why, by=body.get("by", ""))
         return _json({"decided": "wait"})
 
     async def _merge(self, request: web.Request) -> web.Response:
-        body = await self._body(request)
+        body = await body_of(request)
         merges, dry_run = self._guard.merges, bool(body.get("dry_run"))
         return _json(await (merges.undo(dry_run=dry_run) if body.get("undo") else merges.merge(dry_run=dry_run)))
 
@@ -272,16 +257,8 @@ class Control:
         return _json({})
 
     async def _verify(self, request: web.Request) -> web.StreamResponse:
-        body = await self._body(request)
+        body = await body_of(request)
         if self._node.peer is None:
             raise Refused("this machine holds no mail", hint="Run verify on a standby.")
         lines = self._node.peer.verify(full=bool(body.get("full")), heal=bool(body.get("heal")))
-        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
-        await response.prepare(request)
-        try:
-            async for line in lines:
-                await response.write(msgspec.json.encode(line) + b"\n")
-        except HoldfastError as error:
-            await response.write(msgspec.json.encode({"error": error_body(error)}) + b"\n")
-        await response.write_eof()
-        return response
+        return await answer_lines(request, lines)
