@@ -81,7 +81,8 @@ def wait_handed_on(site: Site, relay: str) -> None:
 
 
 def test_a_front_relay_takes_mail_for_who_is_there_and_hands_it_on(site: Site) -> None:
-    assert hand_in(site, "relay", "front1")[0] == 250
+    code, said = hand_in(site, "relay", "front1")
+    assert code == 250, said
     assert hand_in(site, "relay", "front2", f"postmaster@{site.lab.state.domain}")[0] == 250
     user, _, domain = site.accounts[1].name.partition("@")
     assert hand_in(site, "relay", "front3", f"{user}+folder@{domain}")[0] == 250

@@ -31,7 +31,7 @@ STOP_SECONDS_MAX: Final = 3.0
 AGAIN_SECONDS: Final = 0.5
 DELIVERIES: Final = "deliveries"
 SHADOWS: Final = "shadows"
-OF_POSTFIX: Final = frozenset({"lmtp_fd", "milter_fd"})
+OF_POSTFIX: Final = frozenset({"lmtp_fd", "milter_fd", "policy_fd"})
 """The sockets that Postfix opens; all others are for root alone."""
 LEDGER: Final = "ledger"
 LEDGER_VIEW: Final = "ledger.json"
