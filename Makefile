@@ -21,8 +21,8 @@ check: setup  ## style, types, layering, generated docs
 	@.venv/bin/lint-imports
 	@$(PYTHON) tools/generate_docs.py --check
 
-test: setup check  ## all checks and tests, the real mail software included
-	@$(PYTEST)
+test: setup check  ## all checks and tests, the real mail software included; two at a time where they may: tests/lanes.py
+	@$(PYTEST) -n 2
 
 bench: bench-scan bench-log bench-vault bench-gate bench-delivery  ## every speed claim, beside a peer, in one run each
 

@@ -1,4 +1,4 @@
-"""Helpers of these tests explain their failed assertions as tests do; a failed test shows what the agents said."""
+"""A failed test shows what the agents said."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from holdfast.errors import HoldfastError
 
-pytest.register_assert_rewrite("tests.scenario.site")
 LOG_LINES = 40
 
 
