@@ -71,12 +71,12 @@ class Site:
         return "\n".join(f"{warned['what']} ({warned['advice']})" for warned in self.status(machine)["warnings"])
 
     def history(self, machine: str) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = self.protected.order(machine, "history", "--last", "200")  # type: ignore[assignment]
+        events: list[dict[str, Any]] = self.protected.ask(machine, "/history?last=200")
         return events
 
     def records(self, machine: str, last: int = 1000) -> list[dict[str, Any]]:
         """The log's last records, as *machine* reads them."""
-        found: list[dict[str, Any]] = self.protected.order(machine, "log", "--last", str(last))  # type: ignore[assignment]
+        found: list[dict[str, Any]] = self.protected.ask(machine, f"/log?last={last}")
         return found
 
     @property

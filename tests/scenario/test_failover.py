@@ -96,7 +96,7 @@ def said(site: Site, machine: str) -> str:
 
 def cause(site: Site, machine: str) -> str:
     """What `holdfast why` says there that the last event came from."""
-    story = site.protected.order(machine, "why")
+    story = site.protected.ask(machine, "/why")
     return f"{story['headline']}\n{story['cause']}"
 
 

@@ -208,7 +208,7 @@ class Chaos(Drill):
             and not any(at - close <= message.acknowledged_mono_ns <= at for at in cuts)
         ]
         wrong += [str(each) for each in exactly_once(verdict.duplicates, allow_explained=True)]
-        lines: Any = self.site.order(self.primary, "log", "--last", "1000")
+        lines: Any = self.site.ask(self.primary, "/log?last=1000")
         appends = [
             Appended(line["sequence"], line["epoch"], line["writer"], promotion=line["kind"] == "promotion")
             for line in lines

@@ -208,7 +208,7 @@ class Drill:
 
     def _phases(self, machine: str, killed_at: float, served_at: float) -> dict[str, float]:
         """Where the seconds went, by the history of the machine that took over."""
-        events: Any = self.site.order(machine, "history", "--last", "60")
+        events: Any = self.site.ask(machine, "/history?last=60")
         events = [event for event in events if event["at"] >= killed_at]
         begun = next((event["at"] for event in events if event["what"] == "takeover begins"), None)
         if begun is None:
@@ -223,7 +223,7 @@ class Drill:
 
     def _safe(self, machine: str, dead: str, records: list[Record]) -> int:
         """Until when what was acknowledged had been captured: the last record of *dead*, in the journal's clock."""
-        lines: Any = self.site.order(machine, "log", "--last", "1000")
+        lines: Any = self.site.ask(machine, "/log?last=1000")
         last = max(line["captured_at"] for line in lines if line["writer"] == dead)
         began: Any = records[0]
         return int(began.mono_ns + (last - IN_TRANSIT_SECONDS) * 1e9 - began.real_ns)
