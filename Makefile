@@ -56,10 +56,13 @@ drill-failover: setup  ## the primary dies under load, RUNS=50 times, and nobody
 drill-mail: setup  ## faults under mail load, RUNS=100 of them: nothing accepted is lost or doubled: build/drill/mail.json
 	@$(PYTHON) -m holdfast.drill.mail --runs $(or $(RUNS),100) $(if $(SEED),--seed $(SEED))
 
+# Those that ask tests/examples.py how many.
+PROPERTIES := tests/changes/test_exchange.py tests/flow tests/vault/test_exact.py tests/vault/test_feed.py \
+    tests/vault/test_instant.py tests/vault/test_keeping_anything.py tests/vault/test_logfed.py tests/watch/test_anything.py
 chaos: setup  ## long runs: a million fuzzed frames and sessions with each gate, many seeds
 	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame
 	@HOLDFAST_FUZZ_CODECS=1000000 $(PYTHON) -m tests.gate.fuzz_codecs
-	@HOLDFAST_EXAMPLES=400 $(PYTEST) tests/watch/test_anything.py tests/flow tests/vault/test_keeping_anything.py
+	@HOLDFAST_EXAMPLES=400 $(PYTEST) $(PROPERTIES)
 	@$(PYTHON) -m holdfast.drill.simulated_site --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED))
 	@$(PYTHON) -m holdfast.drill.chaos --seeds $(or $(LAB_SEEDS),20) $(if $(SEED),--seed $(SEED))
 

@@ -45,6 +45,7 @@ from holdfast.changes.exchange import (
 )
 from holdfast.changes.frame import SegmentKey
 from holdfast.changes.names import MachineName
+from tests.examples import examples
 
 KEY = SegmentKey(b"k" * 32)
 MAIN, BACKUP, RELAY = MachineName("main"), MachineName("backup"), MachineName("relay")
@@ -177,7 +178,7 @@ def test_an_endless_empty_page_is_refused() -> None:
         SEAL.open_reply(question, SEAL.answer(question, Page((), False)))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(100))
 @given(st.binary(max_size=300), st.booleans())
 def test_arbitrary_bytes_raise_the_one_error(noise: bytes, prefixed: bool) -> None:
     message = b"HX\x01\x01\x06backup" + noise if prefixed else noise
@@ -187,7 +188,7 @@ def test_arbitrary_bytes_raise_the_one_error(noise: bytes, prefixed: bool) -> No
         SEAL.open_reply(asked(), message)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(100))
 @given(
     st.recursive(st.none() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=9) | st.text(max_size=9), st.lists)
 )

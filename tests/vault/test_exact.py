@@ -25,6 +25,7 @@ from holdfast.vault.record import Entry, TreeRoot, directory_parts
 from holdfast.vault.repository import Vault
 from holdfast.vault.restore import Restored
 from holdfast.vault.writer import Writer
+from tests.examples import examples
 from tests.vault import site
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
@@ -73,7 +74,7 @@ def build(folder: bytes, nodes: object, draw: st.DataObject, files: list[bytes])
         os.utime(path, ns=(0, time_ns), follow_symlinks=False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.dictionaries(NAMES, NODES, max_size=5), st.data())
 def test_any_tree_comes_back_as_it_was(nodes: dict[bytes, object], data: st.DataObject) -> None:
     with TemporaryDirectory(prefix="hf-exact-") as folder, site.new_vault(MemoryBackend()) as vault:

@@ -23,6 +23,7 @@ from holdfast.vault.repository import Vault, init_vault, open_vault
 from holdfast.vault.settings import VaultSettings
 from holdfast.vault.verify import EVERYTHING, verify
 from tests.apply.model import INCARNATION, KEY, Op
+from tests.examples import examples
 from tests.vault import site
 from tests.vault.history import SECOND, START_NS, History, picture_of, position
 from tests.vault.test_logfed import Standby
@@ -59,7 +60,7 @@ class Machine:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(STEPS, st.data())
 def test_archivers_that_die_leave_every_instant_exact(steps: list[tuple[list[Op], int]], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory(prefix="hf-feed-") as folder, ExitStack() as stack:

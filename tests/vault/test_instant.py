@@ -20,6 +20,7 @@ from holdfast.vault.repository import Vault
 from holdfast.vault.verify import verify
 from holdfast.vault.writer import Writer
 from tests.apply.model import INCARNATION, Op
+from tests.examples import examples
 from tests.vault import site
 from tests.vault.history import SECOND, START_NS, History, first_snapshot, picture_of, position
 
@@ -56,7 +57,7 @@ def _contents(vault: Vault, name: str) -> list[tuple[bytes, int, int, int]]:
     return list(vault.catalog.contents_of(number))
 
 
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(BATCHES, st.lists(st.integers(1, 40), max_size=6), st.integers(0, 40), st.data())
 def test_every_instant_is_exactly_as_recorded(
     batches: list[tuple[list[Op], int]], cuts: list[int], snapshot_at: int, data: st.DataObject
@@ -84,7 +85,7 @@ def test_every_instant_is_exactly_as_recorded(
                 assert picture_of(instant.vault, instant.snapshot) == history.pictures[wanted]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.lists(st.tuples(CONTENTS, st.integers(0, 2000), st.integers(0, 5000)), min_size=1, max_size=8), st.data())
 def test_contents_are_exact_whatever_is_written_where(steps: list[tuple[int, int, int]], data: st.DataObject) -> None:
     """One file from the snapshot, written to, cut, and made longer with a hole."""

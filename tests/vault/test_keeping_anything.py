@@ -23,10 +23,11 @@ from holdfast.vault.port import BackendUnavailable
 from holdfast.vault.record import Snapshot, split_ids, walk
 from holdfast.vault.repository import SnapshotName, Vault, init_vault, open_vault
 from holdfast.vault.verify import EVERYTHING, verify
+from tests.examples import examples
 from tests.vault import site
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
-SEEDS = 12 * int(os.environ.get("HOLDFAST_EXAMPLES", "40")) // 40
+SEEDS = examples(12)
 STEPS = 40
 SMALL = Sizes(block_bytes=3000, parts_block_bytes=600, pack_blocks=2, index_packs=2)
 ACCOUNTS = (b"anna", b"bert", b"carl")

@@ -31,6 +31,7 @@ from holdfast.vault.repository import Vault
 from holdfast.vault.touched import Touched
 from holdfast.vault.verify import EVERYTHING, verify
 from tests.apply.model import TREE, Op, meta, seeded_index
+from tests.examples import examples
 from tests.vault import site
 from tests.vault.history import SECOND, START_NS, History, picture_of, position
 
@@ -97,7 +98,7 @@ def exact(standby: Standby, result: BackupResult) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(STEPS, st.data())
 def test_every_snapshot_and_every_instant_between_is_exact(
     steps: list[tuple[list[Op], int]], data: st.DataObject

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from holdfast.watch.limits import Limits
+from tests.examples import examples
 from tests.watch.conftest import exchange, own_overlay, own_tmpfs
 from tests.watch.ground import Ground
 
@@ -237,7 +238,7 @@ class AnythingOverlay(Anything):
         return self.stack.enter_context(own_overlay())
 
 
-EXAMPLES = int(os.environ.get("HOLDFAST_EXAMPLES", "40"))
+EXAMPLES = examples(40)
 EFFORT = settings(
     max_examples=EXAMPLES,
     stateful_step_count=25,
