@@ -23,6 +23,14 @@ from holdfast.mail.port import Commands
 from holdfast.trees.spec import TreeSpec
 
 _QUERY_SECONDS_MAX: Final = 60.0
+_BY_HAND: Final = (
+    "apt-mark",
+    *("-o", "Dir::State::Lists=/nonexistent/"),
+    *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
+    "showmanual",
+)
+"""Of what is installed alone: with the lists of all packages there are, apt takes a second of processor where it keeps
+no cache, at every start of an agent. And it must not write its cache anew without them (apt.conf(5), Dir)."""
 MANIFEST_NAME: Final = "manifest.json"
 PACKAGES_NAME: Final = "packages.txt"
 FORMAT: Final = 1
@@ -85,7 +93,7 @@ async def collect(
             listed.words,
             hint="The manifest is made from dpkg's database; without it, differences of versions are not shown.",
         )
-    by_hand = await commands.run(["apt-mark", "showmanual"], timeout_seconds=_QUERY_SECONDS_MAX)
+    by_hand = await commands.run(_BY_HAND, timeout_seconds=_QUERY_SECONDS_MAX)
     manual = set(by_hand.output.split()) if by_hand.ok else set()
     packages = {}
     for line in listed.output.splitlines():
