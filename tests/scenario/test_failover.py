@@ -286,6 +286,8 @@ def test_a_cut_between_primary_and_standby_alone_changes_nothing(site: Site) -> 
 def test_while_paused_nobody_takes_over_and_after_it_somebody_does(site: Site) -> None:
     assert site.holdfast("relay", "pause", "--why", "new switch").returncode == 0
     wait_until(lambda: "paused" in site.warnings("backup"), 10, "backup to say so", 0.1)
+    relies = "no other machine takes over without a person"  # backup has said that it knows of the pause from main
+    wait_until(lambda: relies in site.status("main")["failover"]["reason"], 10, "main to rely on it", 0.1)
     site.lab.cut("main")
     wait_until(lambda: "automatic takeover is paused" in said(site, "backup").rpartition("decided")[2], 20, "it", 0.1)
     assert site.status("main")["serving"], "nobody can replace it, so it serves whoever reaches it"
