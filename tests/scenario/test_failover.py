@@ -151,23 +151,70 @@ def put_message(site: Site, machine: str, name: str, account: int = 1) -> str:
     return f"{name}@only-on-main.test"
 
 
-def test_messages_that_only_the_old_primary_has_are_added_once(site: Site, tmp_path: Path) -> None:
-    site.work(site.plan(messages=10, operations=0, seed=9), tmp_path / "before")  # every mailbox is there
+def test_messages_and_flags_that_only_the_old_primary_has_are_merged_once_and_can_be_undone(
+    site: Site, tmp_path: Path
+) -> None:
+    site.work(site.plan(messages=10, operations=0, seed=9), tmp_path / "before")
+    site.machine("main").run(["doveadm", "mailbox", "status", "-u", site.accounts[1].name, "messages", "INBOX"])
+    for name in ("here", "both", "gone"):
+        put_message(site, "main", name)
+        mark(site, "main", "add", "\\Answered", name)
     site.settle()
     site.lab.cut("main")
     wait_until(lambda: not addresses_of(site, "main"), 10, "main to give the address back", 0.02)
     lone, twice = put_message(site, "main", "lone"), put_message(site, "main", "twice")
+    relabel(site, "main", "here", "FR")  # what a session that had not ended yet did there
+    relabel(site, "main", "both", "FRS")
+    relabel(site, "main", "gone", "FR")
     wait_serving(site, "backup")
     put_message(site, "backup", "twice")  # its sender has sent it again
+    mark(site, "backup", "add", "\\Seen", "both")
+    mark(site, "backup", "remove", "\\Answered", "both")
+    site.machine("backup").run(["doveadm", "expunge", "-u", site.accounts[1].name, *searched("gone")])
     site.lab.heal()
     site.protected.wait_role("main", "standby")
+    plan = site.protected.order("main", "merge", "--dry-run")
+    assert {each["outcome"] for each in plan["messages"]} == {
+        *("would be added", "would be merged", "there", "it is not in that folder any more")
+    }, plan
+    assert count(site, "backup", lone) == 0
     site.protected.order("main", "merge")
     found = [count(site, "backup", name) for name in (lone, twice)]
     assert found == [1, 1], said(site, "main")
+    assert flags(site, "backup", "here") == {"\\Answered", "\\Flagged"}
+    assert flags(site, "backup", "both") == {"\\Flagged", "\\Seen"}, "each side's own changes, and the one of both"
     (merged,) = [json.loads(path.read_bytes()) for path in merged_files(site)][-1:]
-    assert {each["outcome"] for each in merged["messages"]} == {"added", "there"}
+    assert {each["outcome"] for each in merged["messages"]} == {
+        *("added", "there", "merged", "it is not in that folder any more")
+    }
     assert site.protected.order("main", "merge")["messages"] == [], "once"
     site.verify_clean()
+    back = site.protected.order("main", "merge", "--undo")
+    assert {each["outcome"] for each in back["messages"]} == {"taken back"}, back
+    assert [count(site, "backup", name) for name in (lone, twice)] == [0, 1]
+    assert flags(site, "backup", "here") == {"\\Answered"}
+    assert flags(site, "backup", "both") == {"\\Seen"}
+
+
+def searched(name: str) -> list[str]:
+    return ["mailbox", "*", "header", "Message-ID", f"{name}@only-on-main.test"]
+
+
+def mark(site: Site, machine: str, verb: str, flag: str, name: str) -> None:
+    """As a client does; on a machine that serves."""
+    site.machine(machine).run(["doveadm", "flags", verb, "-u", site.accounts[1].name, flag, *searched(name)])
+
+
+def relabel(site: Site, machine: str, name: str, letters: str) -> None:
+    """A message's flags on *machine*, as its file is called, without a server."""
+    user, _, domain = site.accounts[1].name.partition("@")
+    (path,) = site.machine(machine).path(f"/var/vmail/{domain}/{user}/Maildir").glob(f"*/*.{name},*")
+    path.rename(path.parent.parent / "cur" / f"{path.name.partition(':')[0]}:2,{letters}")
+
+
+def flags(site: Site, machine: str, name: str) -> set[str]:
+    argv = ["doveadm", "-f", "flow", "fetch", "-u", site.accounts[1].name, "flags", *searched(name)]
+    return set(site.machine(machine).run(argv).stdout.strip().partition("=")[2].split()) - {"\\Recent"}
 
 
 def count(site: Site, machine: str, name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,10 +37,12 @@ EVERY_KIND = (Copy, Move, Store, Expunge, RenameFolder, DeleteFolder, Subscribe,
 class Cut:
     """A site whose primary lost its power after everything had settled, and whose standby took over."""
 
-    def __init__(self, site: Site, before: Mailboxes, tokens: dict[str, str]) -> None:
+    def __init__(self, site: Site, before: Mailboxes, tokens: dict[str, str], rehearsal: dict[str, Any]) -> None:
         self.site = site
         self.before = before
         self.tokens = tokens
+        self.rehearsal = rehearsal
+        """The standby's, before it was needed."""
 
 
 def sync(site: Site, collection: str, token: str) -> tuple[str, list[str]]:
@@ -66,11 +69,17 @@ def cut(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         collections = [href for account in before.accounts.values() for href in account.collections]
         tokens = {href: sync(site, href, "")[0] for href in collections}
         site.settle()  # reading, too, may write
+        rehearsal = site.protected.order("backup", "rehearse")
         site.machine("main").kill()
         wait_until(lambda: "main is silent" in site.warnings("backup"), 20, "main's silence to be noticed", 0.1)
         done_takeover = site.holdfast("backup", "takeover", "--why", "main has no power")
         assert done_takeover.returncode == 0, done_takeover.stdout + done_takeover.stderr
-        yield Cut(site, before, tokens)
+        yield Cut(site, before, tokens, rehearsal)
+
+
+def test_the_standby_had_rehearsed_whatever_the_format(cut: Cut) -> None:
+    assert cut.rehearsal["problems"] == []
+    assert cut.rehearsal["messages"] > 0
 
 
 def test_clients_see_the_same_mailboxes_after_a_power_cut_and_a_takeover(cut: Cut) -> None:

@@ -13,7 +13,8 @@ Parts
     starts and stops by systemd or directly; ``probes`` speaks SMTP, IMAP and CalDAV. ``doveconf``, ``dovecot_layout``,
     ``dovecot_files``, ``dovecot``: Dovecot 2.3, 2.4. ``postfix_render``, ``postfix_maps``, ``postfix``. ``radicale``.
     ``packages``: the software manifest. ``outputs``: outputs of commands kept as files. ``settings``: the ``[mail]``
-    table of the configuration file. ``site`` puts a machine's services and trees together.
+    table of the configuration file. ``site`` puts a machine's services and trees together. ``certificates``: whether
+    they are valid and fit their keys. ``rehearse``: all of it started and asked on a stage, as a standby's proof.
 
 What it stores
     Under the state directory (``/var/lib/holdfast``): ``software/`` (manifest, generated), ``outputs/`` (one file a
