@@ -143,3 +143,17 @@ def test_a_file_of_small_records_is_read_from_where_it_is_young(tmp_path: Path) 
     assert grown.extents == (Extent(size, b"record"),)
     assert tail.grown(fd, size + 6, size + 6, 60.0) is None, "now and then it is compared as a whole"
     os.close(fd)
+
+
+def test_a_file_written_anew_in_its_place_is_compared_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_bytes(os.urandom(3000))
+    size, tail = 3000, Tail(file.read_bytes())
+    fd = os.open(file, os.O_RDWR)
+    for second in range(0, 20, 4):
+        os.pwrite(fd, b"record" * 100, size)
+        assert tail.grown(fd, size, size + 600, float(second)) is not None
+        size += 600
+    file.write_bytes(os.urandom(size + 600))
+    assert tail.grown(fd, size, size + 600, 20.0) is None
+    os.close(fd)

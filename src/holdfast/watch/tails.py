@@ -23,6 +23,8 @@ from holdfast.changes.digest import BLOCK_BYTES, DIGEST_BYTES
 YOUNG_SECONDS: Final = 3.0
 """A record is written within milliseconds; by a process that has to wait for its disk, within a second or so."""
 WHOLE_SECONDS: Final = 60.0
+GUARD_BYTES: Final = 64
+"""So much before the mark is read, too: when it has changed, the file was not written as such files are."""
 CHUNK_BYTES: Final = 1024
 """What BLAKE3 takes at a time: a hasher that has taken whole chunks goes on fastest."""
 REMEMBERED_END_BYTES: Final = 6 * BLOCK_BYTES
@@ -125,7 +127,7 @@ class Tail:
             return None
         if size > known_size and now - self._marked_at >= YOUNG_SECONDS:
             self._old, self._mark, self._marked_at = self._mark, known_size, now
-        start = self._old
+        start = max(self._old - GUARD_BYTES, 0)
         before = self.of(known_size, start)
         if before is None:
             return None
@@ -133,7 +135,7 @@ class Tail:
         same = common_prefix(before, data)
         if same == len(data) == len(before):
             return Grown(known_size, (), b"")
-        if start + same < last_block(size) or start + len(data) < known_size:
+        if start + same < max(self._old, last_block(size)) or start + len(data) < known_size:
             return None
         digest = self.renew(data, start, same)
         return None if digest is None else Grown(start + len(data), difference(before, data, same, start), digest)
