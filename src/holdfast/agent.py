@@ -28,7 +28,6 @@ from holdfast import __version__
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
-from holdfast.gate.options import LogOptions
 from holdfast.log.anew import Anew, whole
 from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
@@ -56,7 +55,7 @@ from holdfast.node.local import LocalFile
 from holdfast.node.node import Node
 from holdfast.node.operations import Operations
 from holdfast.node.rehearsal import Rehearsals
-from holdfast.node.relaying import RelayGate, Relaying, log_options
+from holdfast.node.relaying import RelayGate, Relaying, log_options, log_urls
 from holdfast.node.served import Served, ServedFile
 from holdfast.node.serving import Serving
 from holdfast.node.settings import Settings, load_settings
@@ -147,16 +146,6 @@ def _server_settings(settings: Settings, folder: Folder) -> ServerSettings:
     )
 
 
-def _urls(settings: Settings) -> tuple[str, ...]:
-    """The log's servers, this machine's own first."""
-    if not settings.log.embedded:
-        return settings.log.servers
-    ordered = [settings.me, *(machine for machine in settings.machines if machine is not settings.me)]
-    return tuple(
-        f"tls://{f'[{m.address}]' if ':' in m.address else m.address}:{settings.log.client_port}" for m in ordered
-    )
-
-
 def _only_agent(settings: Settings) -> IO[str]:
     """Hold the lock that makes this the machine's only agent. Raises Refused."""
     lock = (settings.state / "agent.lock").open("a+")
@@ -174,14 +163,9 @@ def _only_agent(settings: Settings) -> IO[str]:
     return lock
 
 
-def _log_options(settings: Settings, folder: Folder) -> LogOptions | None:
-    """For the gates' side streams; None where no relay takes mail."""
-    return log_options(settings, folder.base, _urls(settings)) if settings.relay.takes_mail else None
-
-
 def _relaying(settings: Settings, folder: Folder, history: History) -> Relaying | None:
     """None on machines that hold mail, and on relays that only store the log."""
-    log = _log_options(settings, folder)
+    log = log_options(settings, folder.base)
     if settings.me.role != "relay" or log is None:
         return None
     state = str(settings.state)
@@ -215,13 +199,13 @@ def _serving(settings: Settings, folder: Folder) -> Serving:
                 tuple(settings.outside_environment.items()),
             ),
         ),
-        Gate(settings, _log_options(settings, folder)) if settings.gate.used else None,
+        Gate(settings, log_options(settings, folder.base)) if settings.gate.used else None,
     )
 
 
 def _world(settings: Settings, folder: Folder, connection: Connection, bus: NatsBus, anew: Anew | None) -> World:
     mail_machine = settings.me.role == "mail"
-    urls = _urls(settings)
+    urls = log_urls(settings)
     steward = folder.tls_files().as_steward()
     serving = _serving(settings, folder)
     local = LocalFile(settings.state / "node.json")
@@ -284,7 +268,7 @@ async def _connect(settings: Settings, folder: Folder) -> Connection:
     said = False
     while True:
         try:
-            return await Connection.open(LogConnection(_urls(settings), folder.tls_files(), name=settings.machine))
+            return await Connection.open(LogConnection(log_urls(settings), folder.tls_files(), name=settings.machine))
         except LogUnavailable as error:
             if not said:
                 _log.warning("waiting for the log's servers: %s", error.message)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.ledger.report import Kind, Surviving, entries, report, to_look_at
-from holdfast.ledger.states import TABLE, Facts, State, row_of
+from holdfast.ledger.states import TABLE, Facts, Ledger, State, row_of
 from tests.ledger.made import ALICE, BOB, FAR, Story
 
 
@@ -59,6 +59,20 @@ def test_who_is_reached_by_an_alias_has_it_and_one_of_two_strangers_is_not_guess
     assert state(story, "info@example.org") is State.DURABLE
     both = Story().accept("d", "info@example.org", FAR).deliver("d", ALICE).settle("d").safe()
     assert [state(both, name) for name in ("info@example.org", FAR)] == [State.LEFT, State.LEFT]
+
+
+def test_what_a_relay_hands_on_in_parts_is_one_message_with_all_its_recipients() -> None:
+    story = Story().accept("d", ALICE, BOB, machine="relay")
+    story.accept("d", ALICE, queue="P1").accept("d", BOB, queue="P2").deliver("d", ALICE).deliver("d", BOB).safe()
+    ledger = story.ledger
+    told = ledger.messages["d"]
+    assert told.recipients == (ALICE, BOB)
+    assert told.first is not None
+    assert told.first.machine == "relay"
+    assert {ledger.row(told, name).state for name in told.recipients} == {State.DURABLE}
+    ledger = Ledger(reversed(story.events))
+    assert (told := ledger.messages["d"]).first is not None
+    assert told.first.machine == "relay"
 
 
 @given(st.builds(Facts, *(st.booleans() for _ in Facts._fields)))

@@ -191,3 +191,19 @@ def test_what_relays_take_while_the_primary_is_dead_comes_once_after_the_takeove
     for relay in ("relay", "relay2"):
         wait_handed_on(site, relay)
     assert hand_in(site, "relay2", "roundabout")[0] == 450
+
+
+def test_the_ledger_tells_of_what_relays_took(site: Site) -> None:
+    """From which relay it came, and that it is in the mailbox; nothing is lost, and nothing unknown."""
+    primary = site.primary
+
+    def relayed() -> set[tuple[str, str]]:
+        said = site.holdfast(primary, "ledger", "export", "--format", "json").stdout
+        return {(row["machine"], row["state"]) for row in json.loads(said) if row["machine"] in ("relay", "relay2")}
+
+    wait_until(lambda: ("relay", "durable") in relayed(), 30, "the relay's lines")
+    made = site.holdfast(primary, "ledger", "report", "--json")
+    report = json.loads(made.stdout)
+    print(report["sums"], relayed())
+    assert made.returncode == ExitStatus.DONE, report["named"]
+    assert sum(report["sums"].values()) == report["accepted"]

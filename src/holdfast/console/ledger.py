@@ -271,11 +271,14 @@ def _report_now(place: Path, hours: float, store_at: int, *, own: bool) -> Repor
     from holdfast.gate.reporting import made_report
     from holdfast.gate.survey import Survey
     from holdfast.mail.commands import SystemCommands
+    from holdfast.node.enrol import CONFIGURATION_FOLDER
     from holdfast.node.gates import SHADOWS
+    from holdfast.node.relaying import log_options
 
     settings = _settings()
     shadows = settings.state / SHADOWS if settings.gate.milter else None
-    survey = Survey(SystemCommands(), settings.machine, shadows)
+    log = log_options(settings, CONFIGURATION_FOLDER)
+    survey = Survey(SystemCommands(), settings.machine, shadows, log=log)
     why = "asked for" if own else f"asked for, of {place}"
     return asyncio.run(made_report(place, survey, int(time.time() * 1000), hours, why, store_at))
 

@@ -27,6 +27,7 @@ The shadow milter stands beside Postfix: a message is accepted when a copy of it
 Both tell the ledger (`holdfast.ledger`) what happens to each message.
 
 ``noting``      what they tell, and that it is written with the barrier that carries what it tells of
+``ledger_stream``  the way of a relay's lines to the primary
 ``keeper``      the ledger beside them: figures for the agent, a report after a takeover
 ``survey``      what is really there: mailboxes, queue, shadows
 ``reporting``   the report, in a process of its own

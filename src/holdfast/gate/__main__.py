@@ -77,7 +77,7 @@ async def _serve(options: GateOptions) -> None:
             gates.push_async_callback(milter.stop)
             await milter.start(socket.socket(fileno=options.milter_fd))
             if options.relays is not None:
-                await serve_relays(options, milter, gates)
+                await serve_relays(options, milter, book, barrier, gates)
         deliveries = bool(options.lmtp_fd or options.milter_fd)
         if deliveries:
             keeper = Keeper(book, barrier, options, milter)

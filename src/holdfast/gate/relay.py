@@ -35,6 +35,7 @@ from holdfast.gate.recipients import SUBJECT, Recipients, decode, encode
 from holdfast.gate.shadow_stream import Settled, StreamShadows
 from holdfast.gate.tables import RelayTables
 from holdfast.gate.tasks import in_background
+from holdfast.ledger.port import Notes
 from holdfast.log.side import SideStream
 from holdfast.mail.port import Commands
 
@@ -98,8 +99,11 @@ class Relay:
         agent: Agent,
         commands: Commands,
         wall_seconds: Callable[[], float] = time.time,
+        notes: Notes | None = None,
     ) -> None:
+        """*notes*: where the ledger hears of it."""
         assert options.relay is not None
+        self._notes = notes
         self._options, self._settings = options, options.relay
         self._lists, self._agent, self._commands = lists, agent, commands
         self._wall_seconds = wall_seconds
@@ -129,7 +133,12 @@ class Relay:
             except HoldfastError as error:
                 _log.error("the tables are those of before: %s", error)
         self._milter = ShadowMilter(
-            self._store, self._queue, adopts_at_start=False, holds=lambda: self._hold.order is not None
+            self._store,
+            self._queue,
+            self._notes,
+            subjects=self._options.ledger_subjects,
+            adopts_at_start=False,
+            holds=lambda: self._hold.order is not None,
         )
         stack.push_async_callback(self._milter.stop)
         await self._milter.start(milter)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from holdfast.errors import HoldfastError
 from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.agent import Agent
+from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.control import RelayControl
+from holdfast.gate.ledger_stream import SHAPE as LEDGER_SHAPE
+from holdfast.gate.ledger_stream import STREAM as LEDGER_STREAM
+from holdfast.gate.ledger_stream import Collector, SentNotes
 from holdfast.gate.options import GateOptions
 from holdfast.gate.recipients import STREAM as LIST_STREAM
 from holdfast.gate.recipients import STREAM_BYTES as LIST_STREAM_BYTES
@@ -22,6 +27,7 @@ from holdfast.gate.shadow_stream import STREAM as SHADOW_STREAM
 from holdfast.gate.shadow_stream import StreamShadows
 from holdfast.gate.side import SideStreams
 from holdfast.gate.tasks import in_background
+from holdfast.ledger.book import Book
 from holdfast.log.side import SideShape
 from holdfast.mail.commands import SystemCommands
 
@@ -35,7 +41,10 @@ async def serve_relay(options: GateOptions, stop: asyncio.Event) -> None:
         stack.push_async_callback(sides.close)
         agent = Agent(Path(options.agent_socket))
         stack.push_async_callback(agent.close)
-        relay = Relay(options, sides.stream(SHADOW_STREAM), sides.stream(LIST_STREAM), agent, SystemCommands())
+        notes = SentNotes(options.machine, sides.stream(LEDGER_STREAM), time.time)
+        shadows, lists = sides.stream(SHADOW_STREAM), sides.stream(LIST_STREAM)
+        relay = Relay(options, shadows, lists, agent, SystemCommands(), notes=notes)
+        in_background(notes.run(), stack)
         control = RelayControl(relay)
         stack.push_async_callback(control.stop)
         await relay.start(socket.socket(fileno=options.milter_fd), socket.socket(fileno=options.policy_fd), stack)
@@ -44,7 +53,9 @@ async def serve_relay(options: GateOptions, stop: asyncio.Event) -> None:
         await stop.wait()
 
 
-async def serve_relays(options: GateOptions, milter: ShadowMilter, stack: AsyncExitStack) -> None:
+async def serve_relays(
+    options: GateOptions, milter: ShadowMilter, book: Book, barrier: SharedBarrier, stack: AsyncExitStack
+) -> None:
     """Of the primary, for the relays: in the background, because the log may be away and deliveries go on."""
     assert options.relays is not None
     assert options.log is not None
@@ -68,11 +79,13 @@ async def serve_relays(options: GateOptions, milter: ShadowMilter, stack: AsyncE
     shapes = (
         SideShape(SHADOW_STREAM, options.relays.hold_bytes),
         SideShape(LIST_STREAM, LIST_STREAM_BYTES, refuses_when_full=False),
+        LEDGER_SHAPE,
     )
+    collector = Collector(sides.stream(LEDGER_STREAM), book, barrier)
 
     async def run() -> None:
         for shape in shapes:
             await sides.ensure_in_time(shape)
-        await asyncio.gather(relays.publish_lists(), relays.adopt_from_the_gone())
+        await asyncio.gather(relays.publish_lists(), relays.adopt_from_the_gone(), collector.run())
 
     in_background(run(), stack)

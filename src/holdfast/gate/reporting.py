@@ -46,7 +46,7 @@ def main() -> int:
     os.nice(NICE)
     directory = Path(options.ledger)
     shadows = Path(options.shadows) if options.milter_fd else None
-    survey = Survey(SystemCommands(), options.machine, shadows)
+    survey = Survey(SystemCommands(), options.machine, shadows, log=options.log)
     try:
         made = asyncio.run(made_report(directory, survey, int(time.time() * 1000), REPORT_HOURS, sys.argv[2]))
         keep_report(directory, made)

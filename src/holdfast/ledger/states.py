@@ -126,7 +126,8 @@ class Told:
 
     @property
     def first(self) -> Accepted | None:
-        return self.accepted[0] if self.accepted else None
+        """The earliest, by the machines' clocks: a relay's lines come later than those of who got it from there."""
+        return min(self.accepted, key=lambda event: event.at, default=None)
 
     @property
     def at(self) -> int:
@@ -136,9 +137,10 @@ class Told:
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """As the envelope named them; without an envelope those it was delivered to."""
+        """As the envelopes named them (a message with many recipients may be handed on in parts); without an envelope
+        those it was delivered to."""
         if self.accepted:
-            return tuple(dict.fromkeys(self.accepted[0].to))
+            return tuple(dict.fromkeys(name for event in self.accepted for name in event.to))
         return tuple(dict.fromkeys((*self.delivered, *self.rejected)))
 
     def landed(self, recipient: str) -> tuple[str, ...]:
@@ -206,7 +208,7 @@ class Ledger:
         ]
         return Facts(
             queued=bool(told.accepted),
-            safe=bool(told.accepted) and self.proof(told.accepted[0]) is not None,
+            safe=told.first is not None and self.proof(told.first) is not None,
             refused=bool(told.refused),
             delivered=bool(landed),
             delivered_safe=bool(landed) and all(self.proof(told.delivered[name]) for name in landed),

@@ -47,10 +47,22 @@ def heard(beats: Beats, primary: str | None) -> Heard:
     )
 
 
-def log_options(settings: Settings, folder: Path, urls: tuple[str, ...]) -> LogOptions:
-    """*folder*: where the configuration is."""
+def log_urls(settings: Settings) -> tuple[str, ...]:
+    """The log's servers, this machine's own first."""
+    if not settings.log.embedded:
+        return settings.log.servers
+    ordered = [settings.me, *(machine for machine in settings.machines if machine is not settings.me)]
+    return tuple(
+        f"tls://{f'[{m.address}]' if ':' in m.address else m.address}:{settings.log.client_port}" for m in ordered
+    )
+
+
+def log_options(settings: Settings, folder: Path) -> LogOptions | None:
+    """For the gates' side streams; None where no relay takes mail. *folder*: where the configuration is."""
+    if not settings.relay.takes_mail:
+        return None
     return LogOptions(
-        urls=urls,
+        urls=log_urls(settings),
         tls=str(folder / "tls"),
         relay_key=str(folder / "relay.key"),
         segment=settings.segment,
