@@ -88,6 +88,7 @@ class Drill:
         folder: Path,
         mail: mailhost.MailSettings | None = None,
         more_configuration: str = "",
+        relays: dict[str, str] | None = None,
     ) -> None:
         Lab.down(name)
         machines = tuple(MachineSpec.parse(text) for text in USUAL_MACHINES)
@@ -96,7 +97,12 @@ class Drill:
         self.folder = folder
         self.lab = Lab.up(LabSpec(name=name, machines=machines, accounts=ACCOUNTS, seed="failover"))
         self.site = ProtectedLab(self.lab)
-        self.site.protect(mail or mailhost.MailSettings(), failover="automatic", more_configuration=more_configuration)
+        self.site.protect(
+            mail or mailhost.MailSettings(),
+            failover="automatic",
+            more_configuration=more_configuration,
+            relays=relays,
+        )
         self.site.wait_settled()
         logins = [Login(account.address, account.password) for account in self.lab.accounts]
         self.quiet, self.busy, self.probe = logins[:QUIET_ACCOUNTS], logins[QUIET_ACCOUNTS:-1], logins[-1]

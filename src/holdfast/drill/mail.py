@@ -1,8 +1,8 @@
 """``make drill-mail``: nothing accepted is lost or doubled, whatever dies, and the ledger says what became of it.
 
-A lab under the automatic policy with the gates on. Each run draws one fault from its seed and breaks one machine or one
-program under a steady load: SMTP at port 25, submission at 587 to this site and to another, IMAP, CalDAV and CardDAV.
-Then it is mended, the site settles, and it is judged:
+A lab under the automatic policy with the gates on, and a relay that takes mail. Each run draws one fault from its seed
+and breaks one machine or one program under a steady load: SMTP at port 25 of the site and of the relay, submission at
+587 to this site and to another, IMAP, CalDAV and CardDAV. Then it is mended, the site settles, and it is judged:
 
 * *acknowledged and lost*: what a server took by SMTP and is in no mailbox and no queue;
 * *inbound duplicates*: what was accepted once and is there twice. A client that got no answer and sent again made two
@@ -40,7 +40,8 @@ from holdfast.drill.checkers.exactly_once import exactly_once
 from holdfast.drill.checkers.facts import Attempt, Outcome, Record
 from holdfast.drill.checkers.ledger_true import acknowledged, false_report, false_rows
 from holdfast.drill.failover import PATIENCE
-from holdfast.drill.lab import mail_files, mailhost
+from holdfast.drill.gated import CONFIGURATION, DAV_PORT, gated
+from holdfast.drill.lab import mailhost
 from holdfast.drill.lab.lab import Lab, Machine
 from holdfast.drill.lab.spec import LabError
 from holdfast.drill.lab.tools import wait_until
@@ -56,22 +57,6 @@ from holdfast.errors import ExitStatus
 FILE: Final = Path("build/drill/mail.json")
 NAME: Final = "mail"
 RUNS: Final = 100
-CONFIGURATION: Final = """
-[gate]
-lmtp = "unix:/var/spool/postfix/private/holdfast-lmtp"
-lmtp_server = "127.0.0.1:24"
-milter = "unix:/var/spool/postfix/private/holdfast-milter"
-imap = "unix:/run/holdfast/imap-gate"
-sieve = "unix:/run/holdfast/sieve-gate"
-dav = "0.0.0.0:5233"
-"""
-DAV_PORT: Final = 5233
-"""The gate's: clients must not reach Radicale past it."""
-MAIL_SETTINGS: Final = mailhost.MailSettings(
-    deliver_to="unix:private/holdfast-lmtp",
-    milter="unix:private/holdfast-milter",
-    dovecot_more=mail_files.dovecot_gates(),
-)
 KINDS: Final = (
     "primary killed",
     "standby killed",
@@ -85,6 +70,7 @@ KINDS: Final = (
     "nats-server killed",
 )
 """The LMTP gate and the milter are one process. Each ten runs have each kind once."""
+RELAYS: Final = {"relay": "front"}
 WARM_MESSAGES: Final = 10
 SMTP_PER_SECOND: Final = 8.0
 SUBMISSIONS_PER_SECOND: Final = 4.0
@@ -131,9 +117,10 @@ class MailDrill(Chaos):
     """A lab with the gates on, that stays up over many runs."""
 
     def __init__(self, seed: int, folder: Path) -> None:
-        super().__init__(NAME, seed, folder, MAIL_SETTINGS, CONFIGURATION)
+        super().__init__(NAME, seed, folder, gated(mailhost.MailSettings()), CONFIGURATION, RELAYS)
         self.service = msgspec.structs.replace(self.service, dav=Endpoint(self.service.smtp.host, DAV_PORT))
         self.arrivals = Arrivals()
+        self.relay = Endpoint(self.lab.machine("relay").state.ipv4, 25)
         self.submission = Endpoint(self.service.smtp.host, 587, "starttls")
 
     # -- faults --------------------------------------------------------------------------------------------------------
@@ -223,10 +210,14 @@ class MailDrill(Chaos):
             groupware=Groupware(clients=0, operations=0),
             patience=PATIENCE,
         )
-        paths = [self.folder / f"mail-{number}-{name}.jsonl" for name in ("smtp", "submission")]
+        relayed = msgspec.structs.replace(
+            submitting, service=Service(smtp=self.relay, imap=self.service.imap), seed=seed + 3
+        )
+        paths = [self.folder / f"mail-{number}-{name}.jsonl" for name in ("smtp", "submission", "relay")]
         with ExitStack() as loads:
             journal, _ = loads.enter_context(self._load(plan, paths[0]))
             loads.enter_context(self._load(submitting, paths[1]))
+            loads.enter_context(self._load(relayed, paths[2]))
             loads.enter_context(self._sending(senders))
             yield journal, paths
 
@@ -248,12 +239,13 @@ class MailDrill(Chaos):
 
     def _wait_for_empty_queue(self) -> None:
         """Postfix waits minutes before it tries again what it put off: an administrator, too, tells it to come."""
-        machine = self.lab.machine(self.primary)
+        machines = [self.lab.machine(name) for name in ("relay", self.primary)]
         deadline = time.monotonic() + SETTLE_SECONDS_MAX
         while time.monotonic() < deadline:
-            if machine.run(["postqueue", "-j"], check=False).stdout.strip() == "" and not self._shadows():
+            if not any(queue_of(machine) for machine in machines) and not self._shadows():
                 return
-            machine.run(["postqueue", "-f"], check=False)
+            for machine in machines:
+                machine.run(["postqueue", "-f"], check=False)
             time.sleep(0.5)
 
     def _shadows(self) -> int:
@@ -266,7 +258,7 @@ class MailDrill(Chaos):
         with self.clients():
             _, verdict = settled(self.service, [*self.busy, self.probe], records, seconds_max=15.0)
         queued: set[str] = set()
-        for name in MAIL:
+        for name in (*MAIL, "relay"):
             queued |= queue_of(self.lab.machine(name))
         delivered = [message for message in verdict.lost if message.operation == "Deliver"]
         missing = {(message.message_id, message.account) for message in delivered}
