@@ -46,6 +46,7 @@ BESIDE: Final = frozenset(
         "scenario/test_fencing",
         "scenario/test_gate",
         "scenario/test_mailbox_state",
+        "scenario/test_relay",
         "scenario/test_takeover",
     )
 )
