@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate bench-drain lab docs drill-failover drill-mail chaos conformance clean
+.PHONY: help setup demo test check bench bench-delivery bench-scan bench-log bench-vault bench-gate bench-drain lab docs drill-failover worst-cases drill-mail chaos conformance clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -55,6 +55,9 @@ drill-failover: setup  ## the primary dies under load, RUNS=50 times, and nobody
 
 drill-mail: setup  ## faults under mail load, RUNS=100 of them: nothing accepted is lost or doubled: build/drill/mail.json
 	@$(PYTHON) -m holdfast.drill.mail --runs $(or $(RUNS),100) $(if $(SEED),--seed $(SEED))
+
+worst-cases: setup  ## the worst cases of docs/operations/worst-cases.md on machines of a lab, copies at intervals too
+	@$(PYTEST) tests/scenario/worst_cases.py
 
 # Those that ask tests/examples.py how many.
 PROPERTIES := tests/changes/test_exchange.py tests/flow tests/vault/test_exact.py tests/vault/test_feed.py \
