@@ -90,7 +90,7 @@ def judged(server: MailServer, tmp_path_factory: pytest.TempPathFactory) -> tupl
     wait_until(lambda: any(isinstance(record, Probe) and not record.good for record in run.records()))
     server.start_dovecot()
     records = run.finish()
-    subprocess.run(["postfix", "-c", str(server.base), "flush"], check=True, timeout=20)
+    server.empty_queue()
     mailboxes, verdict = settled(server.service, (*plan.accounts, server.probe), records, seconds_max=30)
     assert verdict.lost == []
     assert verdict.state_differences == []
