@@ -7,13 +7,15 @@ import pytest
 
 from holdfast.errors import HoldfastError, NoSpace
 from holdfast.gate.barrier import Position, SharedBarrier
-from holdfast.gate.ledger_stream import BUNCH_BYTES, Collector, SentNotes
+from holdfast.gate.ledger_stream import BUNCH_BYTES, STREAM, Collector, SentNotes
 from holdfast.gate.noting import NotedBarrier
 from holdfast.ledger.book import PENDING_MAX, Book, Limits, read
 from holdfast.ledger.events import Accepted, Settled
 from holdfast.ledger.states import Ledger, State
 from holdfast.log.port import LogUnavailable
+from holdfast.log.side import Place
 from holdfast.log.side_memory import MemorySide
+from holdfast.log.side_seal import RelayKey, SealBroken
 
 ALICE = "alice@example.org"
 
@@ -86,3 +88,53 @@ def test_a_stream_that_takes_nothing_stops_acceptance_before_memory_is_full() ->
         notes.note(accepted(notes, "d"))
     with pytest.raises(NoSpace):
         notes.note(accepted(notes, "d"))
+
+
+class StoredUnheard(MemorySide):
+    """It takes what comes, and says so only when it *answers*."""
+
+    answers = False
+
+    async def publish(self, subject: str, payload: bytes, *, once: str = "") -> Place:
+        place = await super().publish(subject, payload, once=once)
+        if not self.answers:
+            raise LogUnavailable("no answer", sent=True)
+        return place
+
+
+def test_a_line_that_came_after_a_try_without_an_answer_is_not_lost() -> None:
+    async def play() -> None:
+        side = StoredUnheard()
+        notes = SentNotes("relay", side, lambda: 1_795_348_800.0)
+        notes.note(accepted(notes, "first"))
+        with pytest.raises(LogUnavailable):
+            await notes.send()
+        notes.note(accepted(notes, "second"))
+        side.answers = True
+        await notes.send()
+        said = b"".join([message.payload async for message in side.read()])
+        assert b'"second"' in said
+        subjects = [message.subject async for message in side.read()]
+        assert len(subjects) == len(set(subjects))  # a purge of what was read takes nothing else
+
+    asyncio.run(play())
+
+
+def test_a_bunch_that_does_not_open_does_not_bring_the_others_into_the_ledger_again_and_again(tmp_path: Path) -> None:
+    async def play() -> None:
+        bare = MemorySide()
+        side = RelayKey.generate().sealed(bare, STREAM)
+        await bare.publish("relay2.1-1", b"of another key")
+        notes = SentNotes("relay", side, lambda: 1_795_348_800.0)
+        book = Book(tmp_path / "ledger", "main", lambda: 1_795_348_800.0, Limits(30, 1024**2))
+        collector = Collector(side, book, SharedBarrier(NotedBarrier(Log(), book)))
+        notes.note(accepted(notes, "d"))
+        await notes.send()
+        for _ in range(3):
+            with pytest.raises(SealBroken):
+                await collector.take()
+        book.flush()
+        assert [event.delivery for event in read(book.directory) if isinstance(event, Accepted)] == ["d"]
+        assert bare.messages == 1  # what does not open stays
+
+    asyncio.run(play())

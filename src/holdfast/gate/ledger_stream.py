@@ -1,8 +1,9 @@
 """The ledger of a machine without trees: a relay's lines go through a side stream to the primary, which writes them.
 
-A message of the stream is a bunch of lines; its subject is the relay's name and the number of the first. The primary
-appends them to its ledger, waits for the barrier, and purges them. Dead in between, it takes them once more: a reader
-of the ledger does not mind. While there is no primary they wait in the stream.
+A message of the stream is a bunch of lines; its subject is the relay's name and the numbers of the first and the last:
+a bunch that may stand there already, and is sent again with what came meanwhile, is another one. The primary appends
+them to its ledger, waits for the barrier, and purges them. Dead in between, it takes them once more: a reader of the
+ledger does not mind. While there is no primary they wait in the stream.
 
 A relay does not wait for it: that a message is accepted rests on its shadow. Dead before it has sent its last half
 second, it leaves messages of which the ledger hears when they are queued on a mail machine.
@@ -22,6 +23,7 @@ from holdfast.gate.barrier import SharedBarrier
 from holdfast.ledger.book import PENDING_MAX, Book
 from holdfast.ledger.events import Event, Safe, encode
 from holdfast.log.side import SideShape, SideStream
+from holdfast.log.side_seal import SealBroken
 
 STREAM: Final = "ledger"
 SHAPE: Final = SideShape(STREAM, 256 * 1024**2, age_seconds_max=30 * 86400.0, refuses_when_full=False)
@@ -72,7 +74,7 @@ class SentNotes:
         """All that waits. Raises HoldfastError: the rest waits on."""
         place, upto = 0, 0
         while bunch := self._next_bunch():
-            subject = f"{self.machine}.{bunch[0][0]}"
+            subject = f"{self.machine}.{bunch[0][0]}-{bunch[-1][0]}"
             place = await self._stream.publish(subject, b"".join(line for _, line in bunch), once=subject)
             upto = bunch[-1][0]
             del self._pending[: len(bunch)]
@@ -111,11 +113,17 @@ class Collector:
     async def take(self) -> int:
         """All that stands there; how many bunches. Raises HoldfastError."""
         subjects = []
-        async for message in self._stream.read():
-            self._book.take(message.payload)
-            subjects.append(message.subject)
+        broken: SealBroken | None = None
+        try:
+            async for message in self._stream.read():
+                self._book.take(message.payload)
+                subjects.append(message.subject)
+        except SealBroken as error:  # told after all others: these go into the ledger once, whatever stays there
+            broken = error
         if subjects:
             await self._barrier.wait()
         for subject in subjects:
             await self._stream.purge(subject)
+        if broken is not None:
+            raise broken
         return len(subjects)
