@@ -37,6 +37,7 @@ from holdfast.gate.tables import RelayTables
 from holdfast.gate.tasks import in_background
 from holdfast.ledger.port import Notes
 from holdfast.log.side import SideStream
+from holdfast.log.side_seal import SealBroken
 from holdfast.mail.port import Commands
 
 LISTEN_SECONDS: Final = 0.5
@@ -224,10 +225,13 @@ class Relay:
         forgotten = False
         while True:
             try:
+                await self.throw_out_taken()
                 if not forgotten:
                     await self._store.forget_unfinished()
                     forgotten = True
-                await self.throw_out_taken()
+            except SealBroken as error:  # nobody knows what it belongs to: everything stays
+                _log.error("parts of messages that came to no end stay: %s", error)
+                forgotten = True
             except (HoldfastError, OSError) as error:
                 _log.info("not looked for what was taken over: %s", error)
             await asyncio.sleep(TAKEN_SECONDS)
@@ -238,7 +242,8 @@ class Relay:
         taken = await self._store.taken_from_here()
         if not taken:
             return
-        here = taken & await asyncio.to_thread(self._queue.ids)
+        # Twice: one that moves from one queue to another meanwhile is in neither list.
+        here = taken & (await asyncio.to_thread(self._queue.ids) | await asyncio.to_thread(self._queue.ids))
         await self._queue.throw_out(here)
         _log.info("%d messages were taken over by the primary; %d were still here", len(taken), len(here))
         await self._store.thrown_out(taken)

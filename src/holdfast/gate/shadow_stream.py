@@ -14,7 +14,9 @@ message that was never accepted. What is settled is purged: so the stream is the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable, Collection
@@ -25,7 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError
-from holdfast.gate.shadows import Envelope, Shadow, checked_queue_id, full_disk
+from holdfast.gate.shadows import DELIVERY, QUEUE_ID, Envelope, Shadow, checked_queue_id, full_disk
 from holdfast.log.side import SideMessage, SideStream
 from holdfast.log.side_seal import SealBroken
 
@@ -38,6 +40,7 @@ PART_BYTES: Final = 1024 * 1024
 MEMORY_BYTES: Final = 128 * 1024
 """What comes is kept in memory up to here (most mail is shorter), then in a file: 500 sessions take 64 MB."""
 PARTS_AT_ONCE: Final = 4
+_MACHINE: Final = re.compile(r"[a-z0-9-]{1,32}")
 _log = logging.getLogger("holdfast.gate")
 
 
@@ -88,26 +91,36 @@ class StreamWriting:
         shadow = self._shadow._replace(name=name, queue_id=queue_id)
         self.left = shadow
         try:
-            self._content.seek(0)
+            with full_disk(self._spool):
+                self._content.seek(0)
             parts = max(0, self._bytes - 1) // PART_BYTES
             for first in range(1, parts + 1, PARTS_AT_ONCE):
                 numbers = range(first, min(first + PARTS_AT_ONCE, parts + 1))
+                pieces = [self._piece() for _ in numbers]
                 await asyncio.gather(
-                    *(self._stream.publish(f"{shadow.name}.{n}", self._content.read(PART_BYTES)) for n in numbers)
+                    *(
+                        self._stream.publish(f"{shadow.name}.{n}", piece)
+                        for n, piece in zip(numbers, pieces, strict=True)
+                    )
                 )
             head = Head(
                 self._envelope.sender, self._envelope.recipients, queue_id, parts, round(self._at, 3), self._bytes
             )
-            whole = msgspec.json.encode(head) + b"\n" + self._content.read(PART_BYTES)
+            whole = msgspec.json.encode(head) + b"\n" + self._piece()
             await self._stream.publish(f"{shadow.name}.{WHOLE}", whole)
         finally:
             self.drop()
         self.left = None
         return shadow
 
+    def _piece(self) -> bytes:
+        with full_disk(self._spool):
+            return self._content.read(PART_BYTES)
+
     def drop(self) -> None:
-        self._content.close()
         self._under_way.discard(self._shadow.delivery)
+        with contextlib.suppress(OSError):  # a full disk: what was not written yet goes anyway
+            self._content.close()
 
 
 class StreamShadows:
@@ -169,6 +182,9 @@ class StreamShadows:
         for name in parts - whole:
             if _delivery(name) in under_way:
                 continue
+            # What began and came to its end while the reading ended has its end there by now.
+            if await self._stream.last(f"{name}.{WHOLE}") is not None:
+                continue
             await self._stream.purge(f"{name}.*")
 
     async def read(self, shadow: Shadow) -> tuple[Envelope, bytes]:
@@ -195,7 +211,12 @@ class StreamShadows:
         await self.settle(shadow)
 
     async def taken_from_here(self) -> frozenset[str]:
-        marks = [message.subject async for message in self._stream.read(f"{TAKEN}.{self.machine}.*")]
+        marks = []
+        try:
+            async for message in self._stream.read(f"{TAKEN}.{self.machine}.*"):
+                marks.append(message.subject)
+        except SealBroken as error:  # told after all others
+            _log.error("%s", error)
         return frozenset(subject.rpartition(".")[2] for subject in marks)
 
     async def thrown_out(self, queue_ids: Collection[str]) -> None:
@@ -218,7 +239,14 @@ def _split(message: SideMessage) -> tuple[Head, bytes]:
 def _listed(message: SideMessage) -> Listed:
     name = message.subject.rpartition(".")[0]
     head, _ = _split(message)
-    return Listed(Shadow(name, name.partition(".")[0], head.queue_id, _delivery(name)), head)
+    machine, delivery = name.partition(".")[0], _delivery(name)
+    # The servers take other marks in a subject, "/" among them; files and queues are named by these.
+    plain = _MACHINE.fullmatch(machine) and DELIVERY.fullmatch(delivery) and QUEUE_ID.fullmatch(head.queue_id)
+    if not plain or name != f"{machine}.{delivery}_{head.queue_id}":
+        raise HoldfastError(
+            f"{message.subject!r} is no shadow's name", hint="Which relay wrote it? Look at it by hand."
+        )
+    return Listed(Shadow(name, machine, head.queue_id, delivery), head)
 
 
 def _delivery(name: str) -> str:
