@@ -68,6 +68,8 @@ smtpd_milters = unix:{_inside(relay.milter)}
 non_smtpd_milters = $smtpd_milters
 milter_default_action = tempfail
 milter_protocol = 6
+# What another machine has taken over is thrown out by its queue id: no id may come a second time.
+enable_long_queue_ids = yes
 # What this machine itself sends back to senders has a copy, too.
 internal_mail_filter_classes = bounce
 # Room that is kept free: two of the largest messages.
