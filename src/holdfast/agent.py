@@ -31,7 +31,7 @@ from holdfast.errors import ExitStatus, HoldfastError, Refused
 from holdfast.log.anew import Anew, whole
 from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
-from holdfast.log.jetstream import JetStreamLog, open_log, replace
+from holdfast.log.jetstream import JetStreamLog, open_again, open_log, replace
 from holdfast.log.leader import LeaderPin
 from holdfast.log.port import Log, LogUnavailable, Missing
 from holdfast.log.server import LogServer
@@ -96,11 +96,16 @@ class JetStreamDoor:
         self._pin: LeaderPin | None = None
 
     async def open(self) -> Log | None:
+        before = self._log
         try:
-            self._log = await open_log(self._connection, self._settings.segment_name)
+            if before is None:
+                self._log = await open_log(self._connection, self._settings.segment_name)
+            else:
+                self._log = await open_again(before)
         except Missing:
             self._log = None
-        self._pin = None
+        if self._log is not before:
+            self._pin = None
         return self._log
 
     async def found(self, expected: Incarnation | None) -> Log:

@@ -232,3 +232,27 @@ def test_a_disk_that_fills_up_stops_appends_and_room_lets_them_go_on(
         run(facts())
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_who_opens_the_log_again_and_again_listens_once(run: Run, settings: ServerSettings) -> None:
+    async def facts() -> None:
+        server = LogServer(settings)
+        await server.start()
+        log = await new_log(server)
+        connection = log.stream.connection
+        subscribed = connection.subscribed
+        for _ in range(3):
+            assert await jetstream.open_again(log) is log
+        assert connection.subscribed == subscribed
+        new = await jetstream.replace(
+            connection, log.stream.segment, expected=log.incarnation, replicas=1, bytes_max=256 * 1024**2
+        )
+        await new.close()
+        found = await jetstream.open_again(log)
+        assert found.incarnation == new.incarnation
+        assert connection.subscribed == subscribed
+        await found.append(b"one", after=Sequence(0))
+        await connection.close()
+        await server.stop()
+
+    run(facts())

@@ -122,6 +122,11 @@ class Connection:
         """Why the last attempt to connect failed; None once connected."""
         return self._last_error
 
+    @property
+    def subscribed(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._subscriptions)
+
     async def wait_connected(self, seconds: float) -> None:
         """Raises NotSent when there is no connection within *seconds*."""
         if not self._connected.is_set() and not await self._wait_connected(seconds):

@@ -266,6 +266,20 @@ async def open_log(
     return JetStreamLog(stream, info.state.incarnation, patience, owns_connection=owns_connection)
 
 
+async def open_again(log: JetStreamLog) -> JetStreamLog:
+    """*log* itself while it stands; else what stands in its place now, and *log* is closed.
+
+    For who looks again and again: each log that is opened listens for answers, at every server, until it is closed.
+    Raises as :func:`open_log`.
+    """
+    try:
+        await log.state()
+    except LogReplaced:
+        await log.close()
+        return await open_log(log.stream.connection, log.stream.segment, patience=log.patience)
+    return log
+
+
 async def replace(
     connection: Connection,
     segment: SegmentName,
