@@ -118,7 +118,8 @@ class Beats:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._publish()), asyncio.create_task(self._listen())]
+        works = [self._publish(), *(self._listen(machine) for machine in self.hearing.others)]
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -176,11 +177,11 @@ class Beats:
             await self.say_now()
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def _listen(self) -> None:
-        async with self._bus.subscribe(self._prefix + "*") as messages:
-            async for subject, payload in messages:
-                machine = subject.removeprefix(self._prefix)
-                if machine == self._me or len(payload) > BEAT_BYTES_MAX:
+    async def _listen(self, machine: str) -> None:
+        """To one of the site's others; a subscription to all would bring our own beats back, too."""
+        async with self._bus.subscribe(self._prefix + machine) as messages:
+            async for _, payload in messages:
+                if len(payload) > BEAT_BYTES_MAX:
                     continue
                 with contextlib.suppress(msgspec.DecodeError):  # a newer agent's beat: it counts as not heard
                     beat = msgspec.json.decode(payload, type=Beat)
