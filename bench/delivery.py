@@ -6,8 +6,8 @@ The same LMTP load goes to three systems in one run, interleaved and repeated (a
 * ``dsync``: Dovecot 2.3 with its own replicator to a second Dovecot;
 * ``holdfast``: Dovecot beside Holdfast, three replicas of the log, and a standby that applies.
 
-Every machine is one of a lab on this computer: each has an ext4 filesystem of its own in an image on the same disk, and
-all share the processors, as does the load generator. A load during which the machine beneath a virtual one took the
+Every machine is one of a lab on this computer: each has an ext4 filesystem of its own in an image (where: ``DISKS``),
+and all share the processors, as does the load generator. A load during which the machine beneath a virtual one took the
 processors away is repeated (``stolen_share`` and ``tries`` say so). Dovecot's configuration is the same everywhere, but
 for the replicator. Run as ``make bench-delivery`` (six to ten minutes); ``--quick`` takes about a minute. Writes
 ``build/bench/delivery.json``; exit status 1 when a promise is not kept.
@@ -49,6 +49,18 @@ account by account has several to copy at once. With fewer, Dovecot's replicator
 runs, with more accounts fewer; with 500 it takes half a minute to catch up. docs/reference/performance.md has both."""
 DISK_BYTES: Final = 12 << 30
 """Sparse: the log and the store of all runs."""
+DISKS: Final = ("own", "shared", "memory")
+"""Where the machines' images lie.
+
+``own``: the machine that mail goes to has the real disk, in each of the three systems; the others' images are in
+memory. Machines do not share a disk: with all images on the one disk here (``shared``) each sync of Dovecot's waits
+behind those of three log servers and of the standby, of which on real machines only one is on its disk; and bare
+Dovecot's waits for nobody. What shares a machine's disk in reality does so here: Dovecot's syncs, its machine's log
+server's and its agent's. Memory is kinder than a disk to the replicator's second machine, and to Holdfast's lag (two of
+three log servers have to sync a frame, a standby once a second); not to its throughput, for no delivery waits for
+another machine. ``memory``: all images there, what processors alone allow."""
+TARGETS: Final = ("bare", "first", "main")
+"""The machines that mail goes to, one of each system."""
 SYSTEMS: Final = ("bare", "dsync", "holdfast")
 ORDER: Final = ("bare", "dsync", "holdfast", "holdfast", "dsync", "bare")
 """Forwards and backwards: what drifts during a case (mailboxes grow, the disk's cache fills) weighs on all alike."""
@@ -147,9 +159,10 @@ def _init_pid(machine: Machine) -> int:
 class Bench:
     """The three systems, up."""
 
-    def __init__(self, name: str, wanted: Sequence[str], more: str, accounts: int) -> None:
+    def __init__(self, name: str, wanted: Sequence[str], more: str, accounts: int, disks: str) -> None:
         self._names = (f"{name}-peers", name)
         self._accounts = accounts
+        self._disks = disks
         self._wanted = wanted
         self._more = more
         self.systems: dict[str, System] = {}
@@ -162,7 +175,7 @@ class Bench:
         peers = {"bare": ("bare",), "dsync": ("first", "second"), "holdfast": ()}
         roles = [f"{name}:client" for system in self._wanted for name in peers[system]]
         if roles:
-            lab = _lab(self._names[0], roles, self._accounts)
+            lab = _lab(self._names[0], roles, self._accounts, self._disks)
             for machine in lab.machines():
                 mailhost.configure(machine, mail)
             if "bare" in self._wanted:
@@ -173,7 +186,8 @@ class Bench:
                 mailhost.replicator(first, second)
                 self._add("dsync", first, second, [first, second])
         if "holdfast" in self._wanted:
-            lab = _lab(self._names[1], ["main:primary", "backup:standby", "relay:relay"], self._accounts)
+            roles = ["main:primary", "backup:standby", "relay:relay"]
+            lab = _lab(self._names[1], roles, self._accounts, self._disks)
             self.site = ProtectedLab(lab)
             self.site.protect(mail, more_configuration=self._more)
             self.site.wait_settled()
@@ -287,11 +301,22 @@ def _since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
     return {name: seconds - before.get(name, 0.0) for name, seconds in now.items()}
 
 
-def _lab(name: str, machines: list[str], accounts: int) -> Lab:
+def _lab(name: str, machines: list[str], accounts: int, disks: str) -> Lab:
     Lab.down(name)
     specs = tuple(MachineSpec.parse(text) for text in machines)
-    disks = str(store.DISKS_ON_DISK)  # not in memory: a delivery waits for its sync
-    return Lab.up(LabSpec(name=name, machines=specs, accounts=accounts, seed=name, disk_bytes=DISK_BYTES, disks=disks))
+    targets = {spec.name: str(store.DISKS_ON_DISK) for spec in specs if spec.name in TARGETS and disks == "own"}
+    most = str(store.DISKS_ON_DISK if disks == "shared" else store.DISKS_IN_MEMORY)
+    return Lab.up(
+        LabSpec(
+            name=name,
+            machines=specs,
+            accounts=accounts,
+            seed=name,
+            disk_bytes=DISK_BYTES,
+            disks=most,
+            disks_of=targets,
+        )
+    )
 
 
 def _note_lags(run: Run, arrivals: Arrivals, acknowledged: Path, warm_seconds: float) -> None:
@@ -483,6 +508,9 @@ def main() -> int:
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
     parser.add_argument("--system", action="append", choices=SYSTEMS)
     parser.add_argument("--accounts", type=int, default=ACCOUNTS, help="that the mail goes to, in turn")
+    parser.add_argument(
+        "--disks", choices=DISKS, default=DISKS[0], help="own: the machine that mail goes to has the disk"
+    )
     parser.add_argument("--lab", default="bench")
     parser.add_argument("--keep", action="store_true", help="leave the labs up")
     parser.add_argument("--more", default="", help="lines for Holdfast's configuration")
@@ -491,7 +519,7 @@ def main() -> int:
     chosen = wanted.case or (["4k-8"] if wanted.quick else [case.name for case in CASES])
     cases = [case for case in CASES if case.name in chosen]
     console = Console()
-    bench = Bench(wanted.lab, systems, wanted.more, wanted.accounts)
+    bench = Bench(wanted.lab, systems, wanted.more, wanted.accounts, wanted.disks)
     began = time.monotonic()
     runs: dict[str, list[Run]] = {}
     with _labs(bench, keep=wanted.keep):
@@ -505,7 +533,7 @@ def main() -> int:
                 others = f"others {run.other_cpu_share:.0%}  stolen {run.stolen_share:.0%}, try {run.tries}"
                 console.print(f"{case.name:8} {name:9} {run.rate:6.0f}/s  {others}")
     made = report(runs, systems) | {"idle_cpu": round(idle, 3), "seconds": round(time.monotonic() - began)}
-    made["accounts"] = wanted.accounts
+    made |= {"accounts": wanted.accounts, "disks": wanted.disks}
     kept = verdicts(made)
     made["kept"] = all(verdict.kept for verdict in kept)
     OUT.parent.mkdir(parents=True, exist_ok=True)

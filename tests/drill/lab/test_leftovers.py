@@ -145,11 +145,21 @@ def test_two_labs_at_once_have_networks_of_their_own(make_lab: MachineLab) -> No
 
 def test_machines_by_option_and_disks_elsewhere(tmp_path: Path) -> None:
     spec = small("one:primary", "two:standby", "three:standby", "four:relay", "five:router")
-    elsewhere = type(spec)(name=spec.name, machines=spec.machines, disk_bytes=spec.disk_bytes, disks=str(tmp_path))
+    most, own = tmp_path / "most", tmp_path / "own"
+    elsewhere = type(spec)(
+        name=spec.name,
+        machines=spec.machines,
+        disk_bytes=spec.disk_bytes,
+        disks=str(most),
+        disks_of={"one": str(own)},
+    )
     lab = Lab.up(elsewhere)
     try:
         assert [machine.name for machine in lab.machines()] == ["one", "two", "three", "four", "five"]
-        assert len(list((tmp_path / spec.name).glob("*.ext4"))) == 5
+        assert len(list((most / spec.name).glob("*.ext4"))) == 4
+        assert [image.name for image in (own / spec.name).iterdir()] == ["one.ext4"]
+        lab.machine("one").kill()
+        lab.machine("one").start()
     finally:
         Lab.down(lab.name)
-    assert list(tmp_path.iterdir()) == []
+    assert list(most.iterdir()) == list(own.iterdir()) == []

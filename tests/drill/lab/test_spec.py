@@ -28,6 +28,12 @@ def test_passwords_follow_from_the_seed_and_differ_between_accounts() -> None:
     assert len({account.password for account in first}) == 50
 
 
+def test_a_machine_may_have_its_disk_elsewhere() -> None:
+    state = new_state(LabSpec(), "namespaces", 1, Path("/x/lab"), {"main": "/y/lab"})
+    assert (state.disk("main"), state.disk("backup")) == (Path("/y/lab/main.ext4"), Path("/x/lab/backup.ext4"))
+    assert state.disk_folders == [Path("/x/lab"), Path("/y/lab")]
+
+
 def test_state_survives_writing_and_reading() -> None:
     state = new_state(LabSpec(), "namespaces", 1, Path("/x"))
     assert msgspec.json.decode(msgspec.json.encode(state), type=LabState) == state

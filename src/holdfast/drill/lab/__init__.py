@@ -23,7 +23,8 @@ Terms
 What it stores
     ``/run/holdfast-lab/<lab>/lab.json`` (``spec.LabState``: everything needed to find and end the lab), mount points
     beside it; disk images in the folder given, else in ``/dev/shm/holdfast-lab/<lab>/`` where memory is plenty, else
-    in ``/var/tmp/holdfast-lab/<lab>/`` (why: ``store.disks_folder``). Nothing else; ``down`` removes both.
+    in ``/var/tmp/holdfast-lab/<lab>/`` (why: ``store.disks_folder``), those of single machines elsewhere where that was
+    asked for (``LabSpec.disks_of``). Nothing else; ``down`` removes all.
 
 Invariants
     - ``down`` works on whatever is left of a lab, however it was left, and may be repeated.

@@ -329,12 +329,14 @@ def _up_locked(adapter: Backend, spec: LabSpec) -> None:
     if store.lab_folder(spec.name).exists():
         _refuse_or_clean(spec.name)
     disks = (Path(spec.disks).resolve() if spec.disks else store.disks_folder()) / spec.name
+    disks_of = {machine: str(Path(folder).resolve() / spec.name) for machine, folder in spec.disks_of.items()}
     with store.choosing_network() as number:
-        state = new_state(spec, adapter.backing, number, disks)
+        state = new_state(spec, adapter.backing, number, disks, disks_of)
         store.lab_folder(spec.name).mkdir(mode=0o755)
         store.save(state)
     try:
-        disks.mkdir(parents=True, exist_ok=True)
+        for folder in state.disk_folders:
+            folder.mkdir(parents=True, exist_ok=True)
         _build(adapter, state)
     except BaseException:
         _remove(adapter, state)
@@ -367,9 +369,10 @@ def _state_or_guess(name: str) -> LabState:
     try:
         return store.load(name)
     except LabError:
-        left = (folder / name for folder in store.DISKS_FOLDERS if (folder / name).is_dir())
-        disks = next(left, store.DISKS_ON_DISK / name)
-        return new_state(LabSpec(name=name, machines=()), "namespaces", 0, disks)
+        left = [folder / name for folder in store.DISKS_FOLDERS if (folder / name).is_dir()]
+        disks, *more = left or [store.DISKS_ON_DISK / name]
+        disks_of = {f"unknown, in {folder}": str(folder) for folder in more}
+        return new_state(LabSpec(name=name, machines=()), "namespaces", 0, disks, disks_of)
 
 
 def _cuts(state: LabState, first: str, second: str | None, *, one_way: bool) -> list[Cut]:

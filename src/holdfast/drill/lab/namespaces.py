@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterable
@@ -139,15 +138,11 @@ class Namespaces:
             for holder in holders:
                 _drop_unsynced(holder.pid, state)
                 backend.kill_and_wait(holder, signal.SIGKILL, DEATH_SECONDS_MAX)
-        folder = Path(state.disks)
-        for image in sorted(folder.glob("*.ext4")):
-            _release(image)
+        for folder in state.disk_folders:
+            for image in sorted(folder.glob("*.ext4")):
+                _release(image)
         freezer.remove(state.name)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        with contextlib.suppress(OSError):  # not ours, or another lab's disks are in it
-            if folder.parent in store.DISKS_FOLDERS:
-                folder.parent.rmdir()
+        store.remove_disks(state)
 
 
 def what_is_missing() -> str | None:

@@ -113,11 +113,7 @@ class Processes:
     def destroy(self, state: LabState) -> None:
         for machine in state.machines.values():
             _kill_all(_mark(state.name, machine))
-        if Path(state.disks).is_dir():
-            shutil.rmtree(state.disks)
-        with contextlib.suppress(OSError):  # another lab's disks are in it
-            if Path(state.disks).parent in store.DISKS_FOLDERS:
-                Path(state.disks).parent.rmdir()
+        store.remove_disks(state)
 
 
 def _mark(lab: str, machine: MachineState) -> str:

@@ -53,7 +53,8 @@ class MachineSpec(msgspec.Struct, frozen=True):
 
 
 class LabSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A lab to make. ``disks`` is the folder for the images (None: the usual one)."""
+    """A lab to make. ``disks`` is the folder for the images (None: the usual one), but for those of the machines in
+    ``disks_of``, which names a folder for each."""
 
     name: str = "lab"
     machines: tuple[MachineSpec, ...] = tuple(MachineSpec.parse(text) for text in USUAL_MACHINES)
@@ -62,6 +63,7 @@ class LabSpec(msgspec.Struct, frozen=True, kw_only=True):
     seed: str = "holdfast"
     disk_bytes: int = DISK_BYTES
     disks: str | None = None
+    disks_of: dict[str, str] = {}
     backend: Backing | None = None
     """None: namespaces where permitted, else processes."""
 
@@ -135,6 +137,8 @@ class LabState(msgspec.Struct):
     machines: dict[str, MachineState]
     holder: ProcessId | None = None
     cuts: list[Cut] = []
+    disks_of: dict[str, str] = {}
+    """Machine to the folder of its image, where that is not in ``disks``."""
 
     @property
     def service_ipv4(self) -> str:
@@ -157,7 +161,13 @@ class LabState(msgspec.Struct):
 
     def disk(self, name: str) -> Path:
         """The image of machine *name* (a folder, with the processes backend)."""
-        return Path(self.disks) / (f"{name}.ext4" if self.backend == "namespaces" else name)
+        folder = Path(self.disks_of.get(name, self.disks))
+        return folder / (f"{name}.ext4" if self.backend == "namespaces" else name)
+
+    @property
+    def disk_folders(self) -> list[Path]:
+        """All of them, this lab's alone."""
+        return [Path(folder) for folder in dict.fromkeys([self.disks, *self.disks_of.values()])]
 
     @property
     def shared_folder(self) -> Path:
@@ -168,7 +178,9 @@ class LabState(msgspec.Struct):
         return accounts(self.accounts, self.domain, self.seed)
 
 
-def new_state(spec: LabSpec, backend: Backing, network: int, disks: Path) -> LabState:
+def new_state(
+    spec: LabSpec, backend: Backing, network: int, disks: Path, disks_of: dict[str, str] | None = None
+) -> LabState:
     """The state of a lab about to be made, nothing running yet."""
     machines = {}
     for index, machine in enumerate(spec.machines):
@@ -192,6 +204,7 @@ def new_state(spec: LabSpec, backend: Backing, network: int, disks: Path) -> Lab
         disks=str(disks),
         disk_bytes=spec.disk_bytes,
         machines=machines,
+        disks_of=disks_of or {},
     )
 
 

@@ -111,6 +111,16 @@ def choosing_network() -> Iterator[int]:
         yield free[0]
 
 
+def remove_disks(state: LabState) -> None:
+    """The folders of the lab's images, which nothing uses any more."""
+    for folder in state.disk_folders:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        with suppress(OSError):  # not ours, or another lab's disks are in it
+            if folder.parent in DISKS_FOLDERS:
+                folder.parent.rmdir()
+
+
 def forget(name: str) -> None:
     """Remove the lab's folder."""
     shutil.rmtree(lab_folder(name), ignore_errors=False)
