@@ -321,10 +321,12 @@ class Files:
         if scene.pattern(file.directory, file.place) != APPENDED | READ_FIRST or scene.deep:
             return None, False
         tail = self._tails.get(node.id)
-        grown = None if tail is None else tail.grown(file.fd, node.size, seen.size, scene.now)
-        if tail is None or grown is None:
+        if tail is None:
             return None, False
-        meta, xattrs = self._meta(file, node, mask)
+        meta, xattrs = self._meta(file, node, mask)  # may fail: before the tail takes up what the log has not got yet
+        grown = tail.grown(file.fd, node.size, seen.size, scene.now)
+        if grown is None:
+            return None, False
         if mask & CLOSE_WRITE and node.id in self._settled:
             self._settle(node.id, grown.size)
         if grown.size == node.size and not grown.extents:
