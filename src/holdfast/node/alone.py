@@ -15,6 +15,7 @@ together, they go on as if this machine were gone. They must be off, and join an
 from __future__ import annotations
 
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,10 +92,11 @@ def prepare(configuration: Path, local: LocalFile, why: str) -> Path:
     settings = parse_settings(text, str(configuration))
     changed = alone_configuration(text, settings.machine)
     kept = configuration.with_name(f"{configuration.name}.{BEFORE}")
+    mode = stat.S_IMODE(configuration.stat().st_mode)  # an administrator may have shut it
     if len(settings.machines) > 1:
-        write_once(kept, text.encode())
+        write_once(kept, text.encode(), mode)
     local.change(alone=why)
-    write_once(configuration, changed.encode())
+    write_once(configuration, changed.encode(), mode)
     return kept
 
 
