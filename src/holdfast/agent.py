@@ -108,11 +108,11 @@ class JetStreamDoor:
             self._pin = None
         return self._log
 
-    async def found(self, expected: Incarnation | None) -> Log:
+    async def found(self, expected: Incarnation | None, *, ordered: bool) -> Log:
         names = frozenset(str(machine.name) for machine in self._settings.machines)
         replicas = 3 if len(names) >= 3 else 1
         if self._anew is not None and replicas > 1 and not await whole(self._connection, names):
-            await self._anew.order(names - {str(self._settings.machine)})
+            await self._anew.order(names - {str(self._settings.machine)}, by_person=ordered)
             expected = None
         self._log = await replace(
             self._connection,

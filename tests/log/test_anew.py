@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from holdfast.changes.names import SegmentName, Sequence
-from holdfast.errors import Refused, Unreachable
+from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.log import jetstream
 from holdfast.log.anew import Anew, is_whole, meta_views, whole
 from holdfast.log.bus import NatsBus
@@ -87,7 +87,11 @@ def test_a_log_is_founded_anew_after_two_of_three_servers_lost_their_disks(run: 
         parts = await agents(servers, segment)
         connection = await servers.connect(MAIN)
         assert not await whole(connection, ALL, seconds=0.0), "they are one group already: nothing is shown here"
-        await parts[MAIN].order(ALL - {MAIN})
+        before = starts(servers)
+        with pytest.raises(HoldfastError, match="that of relay still keeps a log"):
+            await parts[MAIN].order(ALL - {MAIN}, by_person=False)
+        assert starts(servers) == before, "nobody has said that it may go"
+        await parts[MAIN].order(ALL - {MAIN}, by_person=True)
         assert await whole(connection, ALL, seconds=20.0)
         anew = await jetstream.replace(connection, segment, expected=None, replicas=3, bytes_max=BYTES_MAX)
         await anew.append(b"new", after=Sequence(0))
@@ -104,11 +108,11 @@ def test_nothing_is_stopped_when_a_machine_does_not_answer_or_its_server_keeps_a
     async def facts() -> None:
         parts, before = await agents(servers, new_segment()), starts(servers)
         with pytest.raises(Unreachable, match="elsewhere does not answer"):
-            await parts[MAIN].order(frozenset({BACKUP, "elsewhere"}))
+            await parts[MAIN].order(frozenset({BACKUP, "elsewhere"}), by_person=True)
         other = await jetstream.create(await servers.connect(MAIN), new_segment(), replicas=3, bytes_max=BYTES_MAX)
         await servers.healthy(other)
         with pytest.raises(Refused, match=f"main also keeps .*HF_{other.stream.segment}"):
-            await parts[MAIN].order(frozenset({BACKUP, RELAY}))
+            await parts[MAIN].order(frozenset({BACKUP, RELAY}), by_person=True)
         assert starts(servers) == before
 
     run(facts())
@@ -118,7 +122,7 @@ def test_a_relay_cannot_have_the_others_begin_anew(run: Run, servers: Servers) -
     async def facts() -> None:
         parts, before = await agents(servers, new_segment()), starts(servers)
         with pytest.raises(Refused, match="does not let this machine do that"):
-            await parts[RELAY].order(frozenset({BACKUP}))
+            await parts[RELAY].order(frozenset({BACKUP}), by_person=True)
         assert starts(servers) == before
 
     run(facts())

@@ -102,6 +102,39 @@ def test_a_store_set_aside_is_kept_and_the_server_begins_empty(run: Run, setting
     run(facts())
 
 
+def test_what_begins_anew_twice_keeps_the_log_of_before_the_first_time(run: Run, settings: ServerSettings) -> None:
+    async def facts() -> None:
+        settings.folder.mkdir(parents=True)
+        (settings.folder / "store.aside-20200101T000000.000000").mkdir()
+        server = LogServer(settings)
+        await server.start()
+        log = await new_log(server)
+        await log.append(b"old", after=Sequence(0))
+        await log.stream.connection.close()
+        for _ in range(2):  # an order that could not be carried out to its end is repeated
+            await server.begin_anew(0.0)
+        kept = sorted(settings.folder.glob("store.aside-*"))
+        assert [bool(list(each.glob("**/*.blk"))) for each in kept] == [True, False], "and none of another trouble"
+        await server.stop()
+
+    run(facts())
+
+
+def test_a_server_whose_store_cannot_be_set_aside_runs_on(run: Run, settings: ServerSettings) -> None:
+    async def facts() -> None:
+        server = LogServer(settings)
+        await server.start()
+        wrong = settings.folder / "store.aside-0"
+        wrong.write_text("no folder")
+        with pytest.raises(NotADirectoryError):
+            await server.begin_anew(0.0)
+        await server.wait_ready(10)
+        assert server.pid is not None
+        await server.stop()
+
+    run(facts())
+
+
 def test_a_taken_port_is_named(run: Run, settings: ServerSettings) -> None:
     async def facts() -> None:
         with socket.socket() as other:

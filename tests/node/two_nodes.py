@@ -66,7 +66,7 @@ class Door:
     async def open(self) -> Log | None:
         return self._store.open()
 
-    async def found(self, expected: Incarnation | None) -> Log:
+    async def found(self, expected: Incarnation | None, *, ordered: bool) -> Log:
         return self._store.open() if expected is None else self._store.replace(expected)
 
     async def pin_leader(self) -> str:

@@ -11,10 +11,11 @@ Votes were lost, so nothing that these servers agree on can be relied upon.
 
 How. Every machine's agent is asked on ``hf.<segment>.anew.<machine>``, answers, stops its server, moves the store
 aside, and starts it empty after a rest that is long enough for all of them to be down at the same time. So none with an
-old store meets an empty one. The old stores are kept on disk, the last one of each machine.
+old store meets an empty one. The old stores are kept on disk, of each machine those of the last day.
 
-Invariants. Only a person's order to found the log anew comes to this, and only when the metadata is not whole. A server
-that keeps the log of another segment refuses. A relay's certificate cannot ask.
+Invariants. It comes to this only when the metadata is not whole. A server that still keeps a log does it only by a
+person's order to found the log anew: a machine whose disk was replaced may be told that there is no log, by servers
+as new as it is. A server that keeps the log of another segment refuses. A relay's certificate cannot ask.
 
 What it does not promise. That the log is made when a machine is away: all must answer first, and nothing is stopped
 before they have. That side streams go on: they lie in the same store, had lost their quorum as well, and are kept aside
@@ -44,6 +45,8 @@ REST_SECONDS: Final = 3.0
 """How long a server stays down: the others are told within the same second, and stop within one."""
 LEAVE_SECONDS: Final = 0.2
 """Between the answer and the stop: the answer travels through the server that is stopped."""
+EMPTY: Final = b"empty"
+"""Asked instead of ``able`` where no person has given the order."""
 PING: Final = "$SYS.REQ.SERVER.PING.JSZ"
 
 Views = Mapping[str, Mapping[str, Any]]
@@ -104,13 +107,15 @@ class Anew:
         """From now on do as another machine asks."""
         await self._bus.serve(self._subject(self._me), self._asked)
 
-    async def order(self, others: frozenset[str]) -> None:
+    async def order(self, others: frozenset[str], *, by_person: bool) -> None:
         """All *others* and this machine begin anew; returns when this one's server runs again.
 
         Raises Refused, Unreachable (a machine does not answer: nothing was done), and what a server's start raises.
         """
         self._refuse_if_shared()
-        for question in (b"able", b"begin"):
+        if not by_person:
+            self._refuse_if_kept()
+        for question in (b"able" if by_person else EMPTY, b"begin"):
             await asyncio.gather(*(self._ask(machine, question) for machine in others))
         await self._server.begin_anew(REST_SECONDS)
 
@@ -126,6 +131,8 @@ class Anew:
 
     async def _asked(self, subject: str, question: bytes) -> bytes:
         self._refuse_if_shared()
+        if question == EMPTY:
+            self._refuse_if_kept()
         if question == b"begin" and (self._beginning is None or self._beginning.done()):
             self._beginning = asyncio.create_task(self._begin(), name="log server begins anew")
         return b"yes"
@@ -141,6 +148,13 @@ class Anew:
             raise Refused(
                 f"the log server of {self._me} also keeps {', '.join(sorted(others))}",
                 hint="The log servers do not agree with each other. See docs/operations/log-trouble.md.",
+            )
+
+    def _refuse_if_kept(self) -> None:
+        if self._server.streams():
+            raise Refused(
+                f"the log servers do not agree with each other, and that of {self._me} still keeps a log",
+                hint="On the machine whose trees are the mail: `holdfast found`. See docs/operations/log-trouble.md.",
             )
 
     def _subject(self, machine: str) -> str:

@@ -17,7 +17,7 @@ import sys
 import sysconfig
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,8 @@ STORE_FREE_BYTES_MIN: Final = 256 * 1024 * 1024
 """Below this much free space a server is not started: it would switch its store off at once. Some seconds of the
 fastest writer, and room for what a compaction rewrites."""
 SPACE_CHECK_SECONDS: Final = 2.0
+ASIDE_KEPT: Final = timedelta(days=1)
+"""Two that are set aside within it are of one trouble: the older may be the old log, the newer next to empty."""
 LINES_KEPT: Final = 200
 STORE_OFF_SIGNS: Final = ("will be DISABLED", "ritical write error")
 """nats-server gives up its whole store, or one stream, after a failed write, until it is started anew (jetstream.go
@@ -123,20 +125,24 @@ class LogServer:
     async def begin_anew(self, rest_seconds: float) -> None:
         """Stop, move the store aside, start empty *rest_seconds* later. A start that fails is repeated like any other.
 
-        Of stores set aside only the last is kept: on a small machine two would not fit.
+        Of stores set aside only those of the last ``ASIDE_KEPT`` stay: on a small machine two large ones would not fit.
+        What the order may have to be repeated for in the meantime is small, and must not cost the old log.
+        Raises OSError when the store cannot be moved: then the server runs on with it.
         """
         assert self._keeper is not None, "not started"
+        binary = find_binary(self.settings.binary)
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
         await self._end_child()
-        for older in self.settings.folder.glob("store.aside-*"):
-            shutil.rmtree(older)
-        aside = set_store_aside(self.settings)
-        _log.warning("log server begins anew; its store is kept as %s", aside)
-        await asyncio.sleep(rest_seconds)
-        self.settings.store.mkdir(mode=0o700, parents=True, exist_ok=True)
-        starting = self._keep(find_binary(self.settings.binary), running=False)
-        self._keeper = asyncio.create_task(starting, name="log server keeper")
+        try:
+            now = datetime.now(UTC)
+            drop_stores_aside(self.settings, before=now - ASIDE_KEPT)
+            aside = set_store_aside(self.settings, now)
+            _log.warning("log server begins anew; its store is kept as %s", aside)
+            await asyncio.sleep(rest_seconds)
+            self.settings.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        finally:
+            self._keeper = asyncio.create_task(self._keep(binary, running=False), name="log server keeper")
         await self.wait_ready(READY_SECONDS_MAX)
 
     def streams(self) -> frozenset[str]:
@@ -331,10 +337,20 @@ def set_store_aside(settings: ServerSettings, now: datetime | None = None) -> Pa
     """
     if not settings.store.exists():
         return None
-    moment = now or datetime.now(UTC)
-    aside = settings.folder / f"store.aside-{moment:%Y%m%dT%H%M%S.%f}"
+    aside = _aside(settings, now or datetime.now(UTC))
     settings.store.rename(aside)
     return aside
+
+
+def drop_stores_aside(settings: ServerSettings, *, before: datetime) -> None:
+    """Delete the stores that were set aside before that moment. Raises OSError."""
+    for older in settings.folder.glob("store.aside-*"):
+        if older.name < _aside(settings, before).name:
+            shutil.rmtree(older)
+
+
+def _aside(settings: ServerSettings, moment: datetime) -> Path:
+    return settings.folder / f"store.aside-{moment:%Y%m%dT%H%M%S.%f}"
 
 
 def _dying_with(parent: int) -> Callable[[], None]:

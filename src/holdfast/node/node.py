@@ -366,7 +366,8 @@ class Node:
         world.local.change(trees=trees)
         again = self._told_to_found or world.local.served_epoch > 0
         if self._told_to_found or self.log is None or (await self.log.state()).last > 0:
-            self.log = await world.door.found(None if self.log is None else self.log.incarnation)
+            known_log = None if self.log is None else self.log.incarnation
+            self.log = await world.door.found(known_log, ordered=self._told_to_found)
         self._told_to_found = False
         index = self._open_index()
         known = index.epoch

@@ -28,8 +28,11 @@ class LogDoor(Protocol):
         """The log as it stands; None when there is none. Raises LogUnavailable."""
         ...
 
-    async def found(self, expected: Incarnation | None) -> Log:
-        """A new, empty log, in place of the one named *expected* if there is one. Raises Refused, LogUnavailable."""
+    async def found(self, expected: Incarnation | None, *, ordered: bool) -> Log:
+        """A new, empty log, in place of the one named *expected* if there is one. Raises Refused, LogUnavailable.
+
+        *ordered*: a person said so; only then does an old log that a server still keeps go.
+        """
         ...
 
     async def pin_leader(self) -> str:
