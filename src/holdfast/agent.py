@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -281,6 +282,19 @@ async def _connect(settings: Settings, folder: Folder) -> Connection:
             await asyncio.sleep(CONNECT_RETRY_SECONDS)
 
 
+async def _unless_stopped(connecting: Coroutine[None, None, Connection], stop: asyncio.Event) -> Connection | None:
+    """The connection; None when the agent is asked to end first: no server may ever answer."""
+    tasks = asyncio.create_task(connecting), asyncio.create_task(stop.wait())
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    connected, asked = tasks
+    asked.cancel()
+    if connected.done():
+        return connected.result()
+    connected.cancel()
+    await asyncio.gather(connected, return_exceptions=True)
+    return None
+
+
 def _end_on_bugs(loop: asyncio.AbstractEventLoop) -> None:
     """A thread or task that died of a bug would leave an agent that looks alive: the process ends, and is restarted."""
 
@@ -317,7 +331,9 @@ async def _agent(settings: Settings, configuration: Path) -> None:
     if server is not None:
         await server.start()
     try:
-        connection = await _connect(settings, folder)
+        connection = await _unless_stopped(_connect(settings, folder), stop)
+        if connection is None:
+            return
         bus = NatsBus(connection)
         anew = None
         if server is not None:

@@ -75,6 +75,20 @@ def wait_role(client: Client, role: str, base: Path) -> dict[str, Any]:
     raise AssertionError(f"not {role}: {said}\n{(base / 'log').read_text()[-3000:]}")
 
 
+def test_an_agent_that_waits_for_the_logs_servers_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    configuration = left_of_three(tmp_path)
+    nobody = free_port("127.0.0.1")
+    text = configuration.read_text()
+    configuration.write_text(text.replace("[log]", f'[log]\nembedded = false\nservers = ["tls://127.0.0.1:{nobody}"]'))
+    with agent(configuration, tmp_path) as waiting:
+        deadline = time.monotonic() + SECONDS_MAX
+        while "waiting for the log's servers" not in (said := (tmp_path / "log").read_text()):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+        waiting.terminate()
+        assert waiting.wait(SECONDS_MAX) == 0
+
+
 def test_an_agent_that_is_left_of_three_goes_on_alone_when_it_is_started_again(tmp_path: Path) -> None:
     configuration = left_of_three(tmp_path)
     client = Client(tmp_path / "run" / "agent.sock", seconds=30.0)
