@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
 
 from holdfast.errors import Refused
 from holdfast.log.memory import MemoryLogStore
+from holdfast.node.address import Addresses
 from holdfast.node.alone import Alone, alone_configuration, carry_out, prepare
 from holdfast.node.enrol import configuration_for, initial_configuration
 from holdfast.node.local import LocalFile
@@ -65,9 +67,11 @@ def a_machine(base: Path) -> tuple[Path, LocalFile]:
 
 def test_an_order_to_go_on_alone_is_carried_out_at_the_next_start_and_nothing_is_thrown_away(tmp_path: Path) -> None:
     configuration, local = a_machine(tmp_path)
+    configuration.chmod(0o600)
     before = configuration.read_text()
     kept = prepare(configuration, local, "fire")
     assert kept.read_text() == before
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (kept, configuration)] == [0o600, 0o600]
     settings = parse_settings(configuration.read_text(), "after")
     assert "log.before-alone-" in carry_out(settings, LocalFile(tmp_path / "node.json"))
     assert not (tmp_path / "log").exists()
@@ -141,5 +145,21 @@ def test_the_new_log_is_of_what_the_one_machine_holds_under_an_epoch_above_all_i
         assert nodes.main.contents() == nodes.backup.contents()
         (kept,) = nodes.main.base.rglob("unseen")
         assert ".holdfast" in kept.parts
+
+    run(tmp_path, scenario)
+
+
+def test_the_order_is_over_with_the_promotion_although_what_serves_does_not_start(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        await nodes.settle()
+        await nodes.main.stop()
+        await nodes.backup.stop()
+        nodes.machines, nodes.failover = LeftAlone.machines, LeftAlone.failover
+        nodes.store = MemoryLogStore()
+        nodes.backup.node.world.local.change(alone="fire")
+        nodes.backup.start()
+        nodes.backup.node.world.serving.addresses = Addresses("hf-none", ("192.0.2.9/32",))
+        await wait_until(lambda: nodes.store.state().last > 0, lambda: "nobody was promoted")
+        await wait_until(lambda: not nodes.backup.node.world.local.state.alone, lambda: "the order stands")
 
     run(tmp_path, scenario)

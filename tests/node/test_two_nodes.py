@@ -17,7 +17,9 @@ from holdfast.changes.frame import CHAIN_START, Chain, FrameKind, FrameWriter, p
 from holdfast.changes.names import Epoch, MachineName, SegmentName, Sequence
 from holdfast.errors import Refused
 from holdfast.log.memory import MemoryLog, MemoryLogStore
+from holdfast.node.address import Addresses, AddressFailed
 from holdfast.node.keeping import LogKeeper
+from holdfast.node.netlink import Interface
 from holdfast.node.roles import Role
 from holdfast.node.settings import LogSettings
 from holdfast.node.status import UNLOGGED_SECONDS_MAX
@@ -426,3 +428,31 @@ def test_a_primary_whose_log_is_lost_for_good_begins_it_anew_on_order(tmp_path: 
         assert any("the log was founded anew: a person said" in event for event in nodes.main.events())
 
     run(tmp_path, scenario, nodes_type=Impatient)
+
+
+class Stuck(Addresses):
+    """An address that is not given back the first time."""
+
+    taken = 0
+    stuck = True
+
+    def take(self) -> None:
+        self.taken += 1
+
+    def release(self) -> tuple[Interface, ...]:
+        if self.stuck:
+            self.stuck = False
+            raise AddressFailed("it is stuck")
+        return ()
+
+
+def test_a_primary_that_cannot_stop_for_a_switchover_serves_again(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        await nodes.settle()
+        nodes.main.node.world.serving.addresses = stuck = Stuck("lo", ())
+        done = await nodes.backup.operations.switchover("a test")
+        assert "it is stuck" in done.failure
+        assert nodes.main.node.role is Role.PRIMARY
+        assert stuck.taken == 1
+
+    run(tmp_path, scenario)

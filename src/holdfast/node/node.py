@@ -378,9 +378,14 @@ class Node:
         alone = world.local.state.alone
         if again and not alone:
             world.history.record(ANEW, row.reason, machine=str(world.settings.machine), epoch=int(epoch))
-        await self._promote(chain, epoch, f"alone: {alone}" if alone else row.reason, planned=not alone)
+        try:
+            await self._promote(chain, epoch, f"alone: {alone}" if alone else row.reason, planned=not alone)
+        finally:
+            # The promotion is in the log, although something that serves may not have started: left standing, the
+            # order would set this log aside at the agent's next start.
+            if alone and self.primary is not None:
+                world.local.change(alone="")
         if alone:
-            world.local.change(alone="")
             world.history.record("takeover done", f"alone, with a new log, epoch {epoch}", epoch=int(epoch))
 
     async def _resume(self, row: Row) -> None:
@@ -694,8 +699,8 @@ class Node:
             if self.primary is None:
                 raise Refused(f"{self.world.settings.machine} is not the primary ({self.role})")
             self.world.history.record("yielding for a switchover", "the other machine asked")
-            await self.world.serving.stop()
             try:
+                await self.world.serving.stop()
                 await self.primary.barrier(YIELD_SECONDS_MAX / 3)
             except HoldfastError:
                 await self.world.serving.start()
