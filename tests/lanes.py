@@ -27,7 +27,6 @@ MACHINES: Final = ("holdfast.drill.lab.lab", "holdfast.drill.site")
 BESIDE: Final = frozenset(
     f"tests/{name}.py"
     for name in (
-        "docs/test_quick_start",
         "docs/test_worked_example",
         "drill/lab/test_commands",
         "drill/lab/test_drop_program",
@@ -43,8 +42,6 @@ BESIDE: Final = frozenset(
         "rebuild/test_rebuild_lab",
         "scenario/test_archive",
         "scenario/test_faults",
-        "scenario/test_fencing",
-        "scenario/test_gate",
         "scenario/test_mailbox_state",
         "scenario/test_relay",
         "scenario/test_takeover",

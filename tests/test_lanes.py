@@ -11,7 +11,7 @@ from tests import lanes
 from tests.lanes import Lanes, alone
 
 BESIDE = ["tests/changes/test_change.py", "tests/changes/test_frame.py", "tests/changes/test_digest.py"]
-LABS = ["tests/scenario/test_gate.py", "tests/scenario/test_faults.py"]
+LABS = ["tests/scenario/test_takeover.py", "tests/scenario/test_faults.py"]
 ALONE = ["tests/scenario/test_failover.py", "tests/drill/lab/test_freezing.py"]
 
 
