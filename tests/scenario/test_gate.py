@@ -189,11 +189,12 @@ def test_what_postfix_accepted_survives_its_machine_and_comes_once(site: Site) -
 
 
 def test_the_ledger_of_the_site_says_the_same(site: Site) -> None:
-    """After a takeover and a switchover: everything is accounted for, and the reports came by themselves."""
+    """After a takeover and a switchover: everything is accounted for, and a report came by itself.
+
+    That of the switchover: the takeover's is not made when its machine yields before it is done.
+    """
     ledger = site.machine("main").path("/var/lib/holdfast/ledger")
-    wait_until(
-        lambda: len(list(ledger.glob("report-*.json"))) >= 2, 60, "reports of the takeover and of the switchover"
-    )
+    wait_until(lambda: any(ledger.glob("report-*.json")), 60, "the report of the switchover")
     made = site.holdfast("main", "ledger", "report", "--json")
     assert made.returncode == ExitStatus.DONE, made.stdout[-2000:] + made.stderr
     report = json.loads(made.stdout)
