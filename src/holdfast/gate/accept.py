@@ -44,6 +44,7 @@ from holdfast.gate.noting import Seen, accepted
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing
 from holdfast.gate.stream import ProtocolBroken
+from holdfast.gate.tasks import watched
 from holdfast.ledger.events import Refused, Settled
 from holdfast.ledger.port import Notes
 
@@ -145,7 +146,7 @@ class ShadowMilter:
         except HoldfastError as error:
             if not error.retry:
                 raise
-        self._tasks.append(loop.create_task(self._settle_all(loaded=loaded)))
+        self._tasks.append(watched(self._settle_all(loaded=loaded)))
 
     async def _load(self) -> None:
         standing = await self.store.standing()
@@ -159,7 +160,7 @@ class ShadowMilter:
             if shadow in strange or (self.adopts_at_start and shadow.machine != self.store.machine)
         ]
         if others:
-            self._tasks.append(asyncio.get_running_loop().create_task(self.adopt(others)))
+            self._tasks.append(watched(self.adopt(others)))
 
     async def _of_a_lost_queue(self, standing: list[Shadow]) -> frozenset[Shadow]:
         """This machine's, accepted into a queue that it has no more: nothing of them was delivered by going from here.
@@ -488,7 +489,7 @@ class _Session(asyncio.Protocol):
         assert self._begin is not None
         seen = Seen(self._begin, tuple(self._head), self._digest.hexdigest(length=16), self._bytes)
         shadow = Shadow("", self._milter.store.machine, queue_id, self._delivery)
-        self._task = asyncio.get_running_loop().create_task(self._keep(writing, shadow, seen))
+        self._task = watched(self._keep(writing, shadow, seen))  # without an answer Postfix would wait 5 minutes
 
     def _refuse(self, error: HoldfastError) -> None:
         _log.error("a message was not accepted: %s", error)

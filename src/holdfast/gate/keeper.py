@@ -21,6 +21,7 @@ from holdfast.files import write_once
 from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.options import GateOptions
+from holdfast.gate.tasks import watched
 from holdfast.ledger.book import Book, read
 from holdfast.ledger.events import Began, Restarted, Safe
 from holdfast.ledger.kept import Figures, figures_json
@@ -69,8 +70,7 @@ class Keeper:
             raise HoldfastError(f"the ledger cannot be read: {error}", hint="Mend the disk.") from None
         self._postfix_since = before.at / 1000
         self._book.note(Began(at=self._book.now(), machine=self._book.machine))
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._tick()), loop.create_task(self._report_change(before))]
+        self._tasks = [watched(self._tick()), watched(self._report_change(before))]
 
     async def stop(self) -> None:
         for task in self._tasks:

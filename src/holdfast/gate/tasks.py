@@ -14,9 +14,14 @@ _log = logging.getLogger("holdfast.gate")
 
 def in_background(work: Coroutine[object, object, None], stack: AsyncExitStack) -> None:
     """Until *stack* ends."""
+    stack.callback(watched(work).cancel)
+
+
+def watched(work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    """For who ends it by itself."""
     task = asyncio.create_task(work)
     task.add_done_callback(_ended)
-    stack.callback(task.cancel)
+    return task
 
 
 def _ended(task: asyncio.Task[None]) -> None:
