@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from holdfast.ledger.report import Kind, Surviving, entries, report, to_look_at
 from holdfast.ledger.states import TABLE, Facts, Ledger, State, row_of
+from holdfast.ledger.views import rows
 from tests.ledger.made import ALICE, BOB, FAR, Story
 
 
@@ -116,6 +117,12 @@ def kind(story: Story, surviving: Surviving, recipient: str = ALICE) -> Kind:
 )
 def test_kinds_of_a_report(story: Story, surviving: Surviving, expected: Kind) -> None:
     assert kind(story, surviving) is expected
+
+
+def test_what_was_queued_again_names_who_accepted_it_also_when_that_line_is_lost() -> None:
+    told = Story().accept("d", machine="backup", after="main").ledger.messages["d"]
+    (row,) = rows(Story().accept("d", machine="backup", after="main").ledger, told)
+    assert (row.machine, row.requeued_by) == ("main", "backup")
 
 
 @given(

@@ -21,7 +21,7 @@ from holdfast.drill.checkers.reconcile import Verdict
 from holdfast.drill.lab import mail_files, mailhost
 from holdfast.drill.lab.lab import Lab, Machine
 from holdfast.drill.lab.mail_files import MailFormat
-from holdfast.drill.lab.spec import LabSpec, MachineSpec
+from holdfast.drill.lab.spec import LabError, LabSpec, MachineSpec
 from holdfast.drill.lab.tools import wait_until
 from holdfast.drill.site import ProtectedLab
 from holdfast.drill.workload import journal, witness
@@ -75,8 +75,18 @@ class Site:
         return events
 
     def records(self, machine: str, last: int = 1000) -> list[dict[str, Any]]:
-        """The log's last records, as *machine* reads them."""
-        found: list[dict[str, Any]] = self.protected.ask(machine, f"/log?last={last}")
+        """The log's last records, as *machine* reads them; just after a cut its servers may disagree for a moment."""
+        found: list[dict[str, Any]] = []
+
+        def agreed() -> bool:
+            try:
+                found[:] = self.protected.ask(machine, f"/log?last={last}")
+            except LabError as error:
+                print(error)
+                return False
+            return True
+
+        wait_until(agreed, 20, f"the log's records as {machine} reads them", 0.2)
         return found
 
     @property

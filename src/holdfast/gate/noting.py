@@ -41,16 +41,17 @@ class Seen(NamedTuple):
 
 
 def accepted(book: Notes, seen: Seen, shadow: Shadow, after: Shadow | None, *, subjects: bool) -> Accepted:
-    """*after*: the shadow of another machine's that this one replaces."""
+    """*after*: the shadow of another machine's that this one replaces. Where the message came from, only that one's
+    gate heard; here it comes out of this machine's own hand."""
     envelope = Envelope.of(seen.begin.sender, seen.begin.recipients)
     return Accepted(
         at=book.now(),
         machine=shadow.machine,
         delivery=shadow.delivery,
         queue=shadow.queue_id,
-        client=seen.begin.client,
-        port=seen.begin.port,
-        login=seen.begin.login,
+        client=seen.begin.client if after is None else "",
+        port=seen.begin.port if after is None else "",
+        login=seen.begin.login if after is None else "",
         message_id=field_of(seen.head, b"message-id").strip("<>"),
         subject=field_of(seen.head, b"subject") if subjects else "",
         sender=envelope.sender,

@@ -39,6 +39,11 @@ class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
     """It was accepted before, by this machine, and is queued again."""
     after_queue: str = ""
 
+    @property
+    def by(self) -> str:
+        """The machine that accepted it from outside: its own line may have died with it, if no answer was given yet."""
+        return self.after or self.machine
+
 
 class Refused(_Event, frozen=True, tag="refused"):
     delivery: str

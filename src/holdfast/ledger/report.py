@@ -172,7 +172,7 @@ def entries(ledger: Ledger, surviving: Surviving, since: int = 0) -> list[Entry]
                     first.message_id if first else "",
                     recipient,
                     told.at,
-                    first.machine if first else "",
+                    first.by if first else "",
                     row.kind,
                     state.state,
                     row.reason,

@@ -50,7 +50,7 @@ def rows(ledger: Ledger, told: Told) -> Iterator[Row]:
         proof = ledger.proof(latest) if latest else ledger.proof(first) if first else None
         yield Row(
             accepted_at=first.at if first else 0,
-            machine=first.machine if first else "",
+            machine=first.by if first else "",
             client=first.client if first else "",
             port=first.port if first else "",
             login=first.login if first else "",

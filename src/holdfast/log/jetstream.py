@@ -200,9 +200,10 @@ class JetStreamLog:
             state = await self.state()
             if sequence < state.first:
                 raise Trimmed(f"record {sequence} of {self.stream.segment} was trimmed", first=state.first)
-            if sequence > state.last:
-                raise Missing(f"record {sequence} of {self.stream.segment} does not exist: the last is {state.last}")
+            # Also past its end: a leader that was cut off may answer, from before it was, until it hears of another.
             standing = await self.stream.find(sequence, self.patience.request_seconds_max)
+            if standing is None and sequence > state.last:
+                raise Missing(f"record {sequence} of {self.stream.segment} does not exist: the last is {state.last}")
         if standing is None:
             raise LogDamaged(f"record {sequence} of {self.stream.segment} is missing", sequence=sequence)
         if standing.subject != self._subject:

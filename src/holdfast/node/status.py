@@ -16,7 +16,7 @@ from holdfast.changes.names import Sequence
 from holdfast.errors import HoldfastError, Unreachable
 from holdfast.ledger.kept import LedgerView
 from holdfast.ledger.kept import view as ledger_view
-from holdfast.log.port import LogState
+from holdfast.log.port import LogState, LogUnavailable, Missing
 from holdfast.mail.packages import Severity
 from holdfast.node.beats import Beat
 from holdfast.node.gates import LEDGER, LEDGER_VIEW
@@ -214,7 +214,11 @@ async def last_records(node: Node, count: int) -> list[RecordView]:
     state = await node.log.state()
     views = []
     for sequence in range(max(state.first, state.last - count + 1), state.last + 1):
-        record = await node.log.read(Sequence(sequence))
+        try:
+            record = await node.log.read(Sequence(sequence))
+        except Missing as error:
+            hint = "Just after a cut its servers may disagree for some seconds. Ask again."
+            raise LogUnavailable(f"the log's last record is {state.last}, but {error.message}", hint=hint) from error
         header, _ = read_header(record.payload)
         views.append(
             RecordView(
