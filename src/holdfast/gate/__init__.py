@@ -36,6 +36,7 @@ Gates for what users do themselves: bytes pass, the success of a change is held 
 
 ``imap``        one IMAP session; pure
 ``sieve``       one ManageSieve session; pure
+``from_client``  lines and literals of both protocols
 ``passing``     sockets around both
 ``dav``         an HTTP proxy before Radicale
 

@@ -9,12 +9,11 @@ read the client's bytes differently, an answer comes late, never early.
 
 The client's side::
 
-    COMMAND   lines, each passed on when it is whole
-              --line ends with {n+}--> LITERAL   n bytes pass, then the rest of the line
+    COMMAND   lines, each passed on when it is whole; after {n+} at a line's end n bytes pass, then the rest of it
               --line ends with {n}---> ASKED     the server says whether it wants them
               --IDLE, AUTHENTICATE---> ASKED
     ASKED     the client's bytes wait: until the server's "+" nobody can tell literal from command
-              --"+"--------> LITERAL, or LINE (one line that is no command: DONE, a SASL response)
+              --"+"--------> COMMAND (n bytes first), or LINE (one line that is no command: DONE, a SASL response)
               --TAG answer-> COMMAND  (refused: what comes next is a command)
     LINE      --its end--> COMMAND (after IDLE), ASKED (within AUTHENTICATE)
 
@@ -39,6 +38,7 @@ from collections import deque
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
+from holdfast.gate.from_client import FromClient
 from holdfast.gate.stream import ProtocolBroken, printable
 
 LINE_BYTES_MAX: Final = 128 * 1024
@@ -77,7 +77,6 @@ class Moved(NamedTuple):
 
 class _Side(Enum):
     COMMAND = auto()
-    LITERAL = auto()
     ASKED = auto()
     LINE = auto()
 
@@ -101,8 +100,7 @@ class ImapSession:
         self._tag = b""
         """Of the command that is being read; empty between two."""
         self._word = b""
-        self._literal = 0
-        self._from_client = b""
+        self._from_client = FromClient(LINE_BYTES_MAX)
         self._to_server: list[bytes] = []
         # the server's side
         self._from_server = b""
@@ -128,7 +126,7 @@ class ImapSession:
         return b"* BYE [UNAVAILABLE] " + printable(text) + b"\r\n" if self.at_boundary else b""
 
     def from_client(self, data: bytes) -> Moved:
-        self._from_client += data
+        self._from_client.feed(data)
         self._read_client()
         return Moved(b"", self._said())
 
@@ -163,24 +161,11 @@ class ImapSession:
         return said
 
     def _read_client(self) -> None:
-        at, data = 0, self._from_client
-        while at < len(data) and self._side is not _Side.ASKED:
-            if self._side is _Side.LITERAL:
-                taken = min(self._literal, len(data) - at)
-                self._to_server.append(data[at : at + taken])
-                self._literal -= taken
-                at += taken
-                if not self._literal:
-                    self._side = _Side.COMMAND
-                continue
-            end = data.find(b"\n", at) + 1
-            if (end or len(data)) - at > LINE_BYTES_MAX:
-                raise ProtocolBroken(f"a command line of more than {LINE_BYTES_MAX} bytes")
-            if not end:
-                break
-            self._take_line(data[at:end])
-            at = end
-        self._from_client = data[at:]
+        for piece, line in self._from_client.pieces(lambda: self.reading):
+            if line:
+                self._take_line(piece)
+            else:
+                self._to_server.append(piece)
 
     def _take_line(self, line: bytes) -> None:
         if self._side is _Side.LINE:
@@ -195,10 +180,8 @@ class ImapSession:
         if literal:
             if not self._tag:
                 raise ProtocolBroken("a literal without a command")
-            self._literal = int(literal[1])
-            self._side = _Side.LITERAL if literal[2] else _Side.ASKED
-            if literal[2] and not self._literal:
-                self._side = _Side.COMMAND
+            self._from_client.literal = int(literal[1])
+            self._side = _Side.COMMAND if literal[2] else _Side.ASKED
         elif self._word in (b"IDLE", b"AUTHENTICATE"):
             self._side = _Side.ASKED
         else:
@@ -225,11 +208,11 @@ class ImapSession:
         if self._side is not _Side.ASKED and not (self._side is _Side.LINE and not go_on):
             return
         if not go_on:
-            self._side, self._tag, self._word, self._literal = _Side.COMMAND, b"", b"", 0
-        elif self._word in (b"IDLE", b"AUTHENTICATE") and not self._literal:
+            self._side, self._tag, self._word, self._from_client.literal = _Side.COMMAND, b"", b"", 0
+        elif self._word in (b"IDLE", b"AUTHENTICATE") and not self._from_client.literal:
             self._side = _Side.LINE
         else:
-            self._side = _Side.LITERAL if self._literal else _Side.COMMAND
+            self._side = _Side.COMMAND
         self._read_client()
 
     # -- the server's side ---------------------------------------------------------------------------------------------

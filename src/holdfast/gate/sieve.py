@@ -19,6 +19,7 @@ from collections import deque
 from enum import Enum, auto
 from typing import Final
 
+from holdfast.gate.from_client import FromClient
 from holdfast.gate.imap import Moved
 from holdfast.gate.stream import ProtocolBroken, printable
 
@@ -54,8 +55,7 @@ class SieveSession:
         """Commands without an answer, whether each is held. The first answer is that to the login."""
         self._side = _Side.COMMAND
         self._authenticating = False
-        self._client_literal = 0
-        self._from_client = b""
+        self._from_client = FromClient(LINE_BYTES_MAX)
         self._to_server: list[bytes] = []
         self._from_server = b""
         self._server_literal = 0
@@ -78,7 +78,7 @@ class SieveSession:
         )
 
     def from_client(self, data: bytes) -> Moved:
-        self._from_client += data
+        self._from_client.feed(data)
         self._read_client()
         return Moved(b"", self._said())
 
@@ -106,22 +106,11 @@ class SieveSession:
         return said
 
     def _read_client(self) -> None:
-        at, data = 0, self._from_client
-        while at < len(data) and self._side is not _Side.ASKED:
-            if self._client_literal:
-                taken = min(self._client_literal, len(data) - at)
-                self._to_server.append(data[at : at + taken])
-                self._client_literal -= taken
-                at += taken
-                continue
-            end = data.find(b"\n", at) + 1
-            if (end or len(data)) - at > LINE_BYTES_MAX:
-                raise ProtocolBroken(f"a command line of more than {LINE_BYTES_MAX} bytes")
-            if not end:
-                break
-            self._take_line(data[at:end])
-            at = end
-        self._from_client = data[at:]
+        for piece, line in self._from_client.pieces(lambda: self.reading):
+            if line:
+                self._take_line(piece)
+            else:
+                self._to_server.append(piece)
 
     def _take_line(self, line: bytes) -> None:
         if self._side is _Side.COMMAND:
@@ -133,7 +122,7 @@ class SieveSession:
             raise ProtocolBroken("a literal that asks for permission: ManageSieve has none (RFC 5804, 4)")
         self._to_server.append(line)
         if literal:
-            self._client_literal = int(literal[1])
+            self._from_client.literal = int(literal[1])
             self._side = _Side.WITHIN
         else:
             self._side = _Side.ASKED if self._authenticating else _Side.COMMAND
