@@ -11,6 +11,7 @@ from typing import Final
 
 from holdfast.gate.serve import Place
 from holdfast.gate.tables import KIND
+from holdfast.mail.master_cf import COLUMNS, processes
 from holdfast.node.settings import Settings
 
 QUEUE: Final = "/var/spool/postfix/"
@@ -122,31 +123,6 @@ def hand_on_to(settings: Settings) -> tuple[str, ...]:
 
 
 def master_cf() -> str:
-    return """\
-# /etc/postfix/master.cf -- Postfix's processes on a relay. See master(5). Written by `holdfast relay configure`.
-# service type  private unpriv  chroot  wakeup  maxproc command + args
-smtp      inet  n       -       y       -       -       smtpd
-pickup    unix  n       -       y       60      1       pickup
-cleanup   unix  n       -       y       -       0       cleanup
-qmgr      unix  n       -       n       300     1       qmgr
-tlsmgr    unix  -       -       y       1000?   1       tlsmgr
-rewrite   unix  -       -       y       -       -       trivial-rewrite
-bounce    unix  -       -       y       -       0       bounce
-defer     unix  -       -       y       -       0       bounce
-trace     unix  -       -       y       -       0       bounce
-verify    unix  -       -       y       -       1       verify
-flush     unix  n       -       y       1000?   0       flush
-proxymap  unix  -       -       n       -       -       proxymap
-proxywrite unix -       -       n       -       1       proxymap
-smtp      unix  -       -       y       -       -       smtp
-relay     unix  -       -       y       -       -       smtp
-        -o syslog_name=postfix/$service_name
-showq     unix  n       -       y       -       -       showq
-error     unix  -       -       y       -       -       error
-retry     unix  -       -       y       -       -       error
-discard   unix  -       -       y       -       -       discard
-local     unix  -       n       n       -       -       local
-anvil     unix  -       -       y       -       1       anvil
-scache    unix  -       -       y       -       1       scache
-postlog   unix-dgram n  -       n       -       1       postlogd
-"""
+    about = "Postfix's processes on a relay. See master(5). Written by `holdfast relay configure`."
+    smtpd = "smtp      inet  n       -       y       -       -       smtpd\n"
+    return f"# /etc/postfix/master.cf -- {about}\n" + COLUMNS + smtpd + processes(without=("virtual", "lmtp"))

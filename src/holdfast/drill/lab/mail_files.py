@@ -17,6 +17,7 @@ from typing import Final, Literal
 import msgspec
 
 from holdfast.drill.lab.spec import Account
+from holdfast.mail.master_cf import COLUMNS, processes
 
 MailFormat = Literal["maildir", "sdbox", "mdbox"]
 DOVEADM_PORT: Final = 12345
@@ -283,9 +284,8 @@ milter_default_action = tempfail
 
 def master_cf() -> str:
     """``/etc/postfix/master.cf``: Debian's, with the submission service switched on."""
-    return """\
-# /etc/postfix/master.cf -- Postfix's processes. See master(5).
-# service type  private unpriv  chroot  wakeup  maxproc command + args
+    head = "# /etc/postfix/master.cf -- Postfix's processes. See master(5).\n"
+    listening = """\
 smtp      inet  n       -       y       -       -       smtpd
 submission inet n       -       y       -       -       smtpd
   -o syslog_name=postfix/submission
@@ -293,32 +293,8 @@ submission inet n       -       y       -       -       smtpd
   -o smtpd_sasl_auth_enable=yes
   -o smtpd_client_restrictions=permit_sasl_authenticated,reject
   -o milter_macro_daemon_name=ORIGINATING
-pickup    unix  n       -       y       60      1       pickup
-cleanup   unix  n       -       y       -       0       cleanup
-qmgr      unix  n       -       n       300     1       qmgr
-tlsmgr    unix  -       -       y       1000?   1       tlsmgr
-rewrite   unix  -       -       y       -       -       trivial-rewrite
-bounce    unix  -       -       y       -       0       bounce
-defer     unix  -       -       y       -       0       bounce
-trace     unix  -       -       y       -       0       bounce
-verify    unix  -       -       y       -       1       verify
-flush     unix  n       -       y       1000?   0       flush
-proxymap  unix  -       -       n       -       -       proxymap
-proxywrite unix -       -       n       -       1       proxymap
-smtp      unix  -       -       y       -       -       smtp
-relay     unix  -       -       y       -       -       smtp
-        -o syslog_name=postfix/$service_name
-showq     unix  n       -       y       -       -       showq
-error     unix  -       -       y       -       -       error
-retry     unix  -       -       y       -       -       error
-discard   unix  -       -       y       -       -       discard
-local     unix  -       n       n       -       -       local
-virtual   unix  -       n       n       -       -       virtual
-lmtp      unix  -       -       y       -       -       lmtp
-anvil     unix  -       -       y       -       1       anvil
-scache    unix  -       -       y       -       1       scache
-postlog   unix-dgram n  -       n       -       1       postlogd
 """
+    return head + COLUMNS + listening + processes()
 
 
 def vmailbox(site: Site) -> str:

@@ -1,0 +1,43 @@
+"""Postfix's own processes as Debian's ``master.cf`` has them; what listens for mail stands before them. master(5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+COLUMNS: Final = "# service type  private unpriv  chroot  wakeup  maxproc command + args\n"
+_PROCESSES: Final = """\
+pickup    unix  n       -       y       60      1       pickup
+cleanup   unix  n       -       y       -       0       cleanup
+qmgr      unix  n       -       n       300     1       qmgr
+tlsmgr    unix  -       -       y       1000?   1       tlsmgr
+rewrite   unix  -       -       y       -       -       trivial-rewrite
+bounce    unix  -       -       y       -       0       bounce
+defer     unix  -       -       y       -       0       bounce
+trace     unix  -       -       y       -       0       bounce
+verify    unix  -       -       y       -       1       verify
+flush     unix  n       -       y       1000?   0       flush
+proxymap  unix  -       -       n       -       -       proxymap
+proxywrite unix -       -       n       -       1       proxymap
+smtp      unix  -       -       y       -       -       smtp
+relay     unix  -       -       y       -       -       smtp
+        -o syslog_name=postfix/$service_name
+showq     unix  n       -       y       -       -       showq
+error     unix  -       -       y       -       -       error
+retry     unix  -       -       y       -       -       error
+discard   unix  -       -       y       -       -       discard
+local     unix  -       n       n       -       -       local
+virtual   unix  -       n       n       -       -       virtual
+lmtp      unix  -       -       y       -       -       lmtp
+anvil     unix  -       -       y       -       1       anvil
+scache    unix  -       -       y       -       1       scache
+postlog   unix-dgram n  -       n       -       1       postlogd
+"""
+
+
+def processes(*, without: Collection[str] = ()) -> str:
+    """The lines of all but the services named in *without*."""
+    services = re.split(r"(?m)^(?=\S)", _PROCESSES)[1:]  # a line that begins with a blank goes on with the one before
+    assert set(without) <= {service.split()[0] for service in services}
+    return "".join(service for service in services if service.split()[0] not in without)
