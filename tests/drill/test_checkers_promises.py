@@ -90,6 +90,12 @@ def test_a_second_writer_is_found(records: list[Appended]) -> None:
     assert (found.what, found.uid) == (What.WRITER, len(records))
 
 
+def test_of_a_log_seen_from_the_middle_the_first_record_says_who_writes() -> None:
+    records = log((1, "main", True), (1, "main"), (2, "backup", True), (2, "backup"), (1, "main"))
+    assert one_writer(records[1:4]) == one_writer(records[2:4]) == []
+    assert [one.uid for one in one_writer(records[1:])] == [5]
+
+
 def test_an_old_primary_that_answers_again_is_found_beyond_the_bound() -> None:
     probes = [probe(1), probe(2), probe(3, by="backup"), probe(3.2, by="main"), probe(4, by="backup")]
     assert [one.account for one in one_answers(probes, overlap_seconds_max=0)] == ["main"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import Refused
+from holdfast.errors import HoldfastError, Refused
 from holdfast.node.failback import Home, against, due
 from holdfast.node.guard import Guard
 from holdfast.node.roles import Role
@@ -96,6 +96,37 @@ def test_a_switchover_ordered_for_a_moment_happens_then_and_once(tmp_path: Path)
         assert "03:30: a new kernel" in begun[0]
 
     run(tmp_path, scenario)
+
+
+def test_a_switchover_at_its_moment_that_fails_is_told_of_and_not_tried_again(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        backup = nodes.backup.node
+        await wait_until(lambda: backup.beats.alive("main"), lambda: "main is not heard")
+        await backup.readiness.look()
+        assert nodes.main.node.asks is not None
+        nodes.main.node.asks.answer("yield", _fails, changes=True)
+        guard = Guard(backup, nodes.backup.operations)
+        at = guard.order_switchover("03:30", "a new kernel")
+        nodes.backup.clock.wrong_by_seconds = at - nodes.main.clock.seconds() + 1.0
+        await guard.start()
+        try:
+            await wait_until(lambda: bool(backup.not_switched), lambda: "\n".join(nodes.backup.events()))
+            guard.look(backup.world.clocks.steady())
+        finally:
+            await guard.stop()
+        assert len([event for event in nodes.backup.events() if event.startswith("switchover begins")]) == 1
+        [warned] = [each for each in (await nodes.backup.status()).warnings if each.key == "own:no switchover"]
+        assert warned.what.startswith("no switchover at ")
+        assert "the disk does not answer" in warned.what
+        assert nodes.main.node.role is Role.PRIMARY
+        guard.order_switchover("03:30", "another night")
+        assert not backup.not_switched
+
+    run(tmp_path, scenario)
+
+
+async def _fails(request: object) -> dict[str, object]:
+    raise HoldfastError("the disk does not answer")
 
 
 def test_an_order_for_a_moment_at_which_the_agent_did_not_run_is_not_made_good_later(tmp_path: Path) -> None:

@@ -221,6 +221,23 @@ def test_without_the_fencing_commands_proof_nobody_is_promoted_and_a_person_is_a
     assert "fence main 192.0.2.11" in (tmp_path / "calls").read_text()
 
 
+def test_a_pause_holds_from_the_moment_the_order_returns_or_the_order_says_why_not(tmp_path: Path) -> None:
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        assert set((await relay.guard.pause("work")).values()) == {""}
+        main.hear_nothing_from()
+        await wait_until(lambda: "paused" in backup.node.decided.reason, lambda: str(backup.node.decided))
+        assert not main.said("stops serving")
+        main.bus.connected = True
+        await wait_until(lambda: backup.node.beats.alive("main"), lambda: "main is not heard")
+        assert set((await main.guard.resume()).values()) == {""}
+        await backup.end()
+        for machine in (relay, main):
+            told = await machine.guard.pause("more work")
+            assert "not every standby has confirmed" in told["main"]
+
+    run(tmp_path, scenario)
+
+
 def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_knows_of_it(tmp_path: Path) -> None:
     async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
         assert set((await relay.guard.pause("work")).values()) == {""}

@@ -6,14 +6,15 @@ beyond the bound of ``watchman``; no record of an older epoch behind a promotion
 mailbox, in a queue, or aside, or came right before a power cut; no message twice without a reason; standby and primary
 equal in every byte.
 
-``python -m holdfast.drill.chaos --seeds 5``; a seed that fails says its number, and ``--seed N`` draws the same faults
-again (real machines' timing is their own).
+``python -m holdfast.drill.chaos --seeds 5 --first 10``; a seed that fails says its number, ``--seed N`` draws the same
+faults again (real machines' timing is their own), and what the machines wrote about it is in ``build/chaos/N``.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import threading
@@ -46,6 +47,9 @@ CLOSE_SECONDS: Final = 2.0
 """What was acknowledged so shortly before a power cut may not have been captured: SMTP's 250 comes before the delivery.
 Whatever else happens to a machine, what it accepted is on its disk."""
 SAMPLE_SECONDS: Final = 0.03
+SHOWN_MAX: Final = 20
+EVIDENCE: Final = Path("build/chaos")
+WRITTEN: Final = ("/var/lib/holdfast/history.jsonl", "/var/log/holdfast.log", "/var/log/mail.log")
 MAIL: Final = ("main", "backup")
 
 
@@ -188,6 +192,17 @@ class Chaos(Drill):
         roles = [f"{name} is {each['role'] if each else 'silent'}" for name, each in zip(MAIL, facts, strict=True)]
         raise LabError(f"the site did not settle within {SETTLE_SECONDS:g} s: {', '.join(roles)}")
 
+    def keep_evidence(self, number: int) -> None:
+        """What the machines wrote, and what the clients saw, before the next seed writes over it."""
+        folder = EVIDENCE / str(number)
+        for machine in self.lab.machines():
+            for path in (machine.path(name) for name in WRITTEN):
+                if path.exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, folder / f"{machine.name}-{path.name}")
+        for path in self.folder.glob(f"chaos-{number}.jsonl"):
+            shutil.copyfile(path, folder / path.name)
+
     def _facts(self, name: str) -> dict[str, Any] | None:
         try:
             return self.site.status(name)
@@ -243,28 +258,37 @@ def main(arguments: list[str]) -> int:
     """Exit status 3 when a promise did not hold."""
     parser = argparse.ArgumentParser(description="Random faults on real machines under load.")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=None, help="only this one")
+    parser.add_argument("--minutes", type=float, default=None, help="begin no seed later than so long after the start")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
-    numbers = range(chosen.seeds) if chosen.seed is None else range(chosen.seed, chosen.seed + 1)
-    failed = 0
+    first, count = (chosen.first, chosen.seeds) if chosen.seed is None else (chosen.seed, 1)
+    until = float("inf") if chosen.minutes is None else time.monotonic() + chosen.minutes * 60
+    passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
         chaos = Chaos("chaos", 7, Path(folder))
         try:
-            for number in numbers:
+            for number in range(first, first + count):
+                if time.monotonic() > until:
+                    break
                 console.print(f"seed {number}")
                 try:
                     wrong = chaos.seed_of(number, lambda text: console.print(f"  {text}"))
                 except (LabError, TimeoutError) as error:
                     wrong = [str(error)]
-                failed += bool(wrong)
-                for each in wrong:
+                passed, failed = passed + (not wrong), failed + bool(wrong)
+                for each in wrong[:SHOWN_MAX]:
                     console.print(f"  [bold red]{each}[/]")
+                if len(wrong) > SHOWN_MAX:
+                    console.print(f"  and {len(wrong) - SHOWN_MAX} more")
+                if wrong:
+                    chaos.keep_evidence(number)
                 if wrong and "did not settle" in wrong[0]:
                     break
         finally:
             chaos.lab.down(chaos.lab.name)
-    console.print(f"{len(numbers)} seeds, {failed} failed")
+    console.print(f"seeds {first} to {first + passed + failed - 1}: {passed} passed, {failed} failed")
     return ExitStatus.DIFFERENCES if failed else ExitStatus.DONE
 
 

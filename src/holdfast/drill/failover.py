@@ -12,6 +12,7 @@ success of a client, on IMAP *and* SMTP at the same address. Exit status 0 only 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -183,7 +184,10 @@ class Drill:
             wait_until(lambda: _served(path, dead), SERVED_SECONDS_MAX, "service by another machine", 0.05)
         records = list(journals.read(path))
         probes = [record for record in records if isinstance(record, Probe)]
-        imap, smtp = (outage_since(probes, protocol, killed).seconds for protocol in (Protocol.IMAP, Protocol.SMTP))
+        imap, smtp = (  # begun after it was dead: while it is killed it may still answer
+            outage_since(probes, protocol, dead).seconds + (dead - killed) / 1e9
+            for protocol in (Protocol.IMAP, Protocol.SMTP)
+        )
         phases = self._phases(taking, killed_at, killed_at + max(imap, smtp))
         reach = Reach(safe_mono_ns=self._safe(taking, dying, records), killed_mono_ns=dead, queue_protected=False)
         with self.clients():
@@ -290,15 +294,19 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="The primary dies under load, and nobody gives an order.")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--seed", type=int, default=20261122)
+    parser.add_argument("--minutes", type=float, default=None, help="begin no run later than so long after the start")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
     runs: list[Run] = []
+    until = math.inf if chosen.minutes is None else time.monotonic() + chosen.minutes * 60
     name = "failover"
     try:
         with tempfile.TemporaryDirectory() as folder:
             console.print("a lab of four machines, mail software on main, Holdfast on all ...")
             drill = Drill(name, chosen.seed, Path(folder))
             for number in range(1, chosen.runs + 1):
+                if time.monotonic() > until:
+                    break
                 run = drill.run(number)
                 runs.append(run)
                 wrong = (

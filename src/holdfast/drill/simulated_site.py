@@ -733,10 +733,12 @@ def main(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=None, help="only this one")
     parser.add_argument("--tell", action="store_true")
     chosen = parser.parse_args(arguments)
-    seeds = range(chosen.seeds) if chosen.seed is None else range(chosen.seed, chosen.seed + 1)
+    first, count = (chosen.first, chosen.seeds) if chosen.seed is None else (chosen.seed, 1)
+    seeds = range(first, first + count)
     began, overlap, failed, promotions = time.monotonic(), 0.0, 0, 0
     for seed in seeds:
         for name, run in (("chaos", chaos), ("primary_dies", primary_dies), ("another_dies", another_dies)):

@@ -2,7 +2,8 @@
 
 A report is made when the gates begin on a machine and the ledger says that another machine, or another log, was there
 before: after a takeover, a switchover, a restore. It stands in the ledger's folder, ``report-<time>.json``, and so on
-every mail machine.
+every mail machine. Until it is made it is *owed*, by a file beside it (``owed.json``): a machine that dies, yields or
+restarts its gates before that leaves it to whoever serves next, and one report tells of all these changes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from holdfast.gate.options import GateOptions
 from holdfast.gate.tasks import watched
 from holdfast.ledger.book import Book, read
 from holdfast.ledger.events import Began, Restarted, Safe
-from holdfast.ledger.kept import Figures, figures_json
+from holdfast.ledger.kept import Figures, figures_json, owe_report
 
 TICK_SECONDS: Final = 0.5
 FIGURES_SECONDS: Final = 5.0
@@ -56,8 +57,17 @@ class Before(Struct, frozen=True):
 class Keeper:
     """Of one event loop."""
 
-    def __init__(self, book: Book, barrier: SharedBarrier, options: GateOptions, milter: ShadowMilter | None) -> None:
+    def __init__(
+        self,
+        book: Book,
+        barrier: SharedBarrier,
+        options: GateOptions,
+        milter: ShadowMilter | None,
+        *,
+        report_after_seconds: float = REPORT_AFTER_SECONDS,
+    ) -> None:
         self._book, self._barrier, self._options, self._milter = book, barrier, options, milter
+        self._report_after_seconds = report_after_seconds
         self._figures = Path(options.ledger_view)
         self._postfix_since = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -117,23 +127,32 @@ class Keeper:
         )
 
     async def _report_change(self, before: Before) -> None:
-        """Nothing when this machine goes on with its own ledger in its own log."""
+        """Nothing when this machine goes on with its own ledger in its own log, and no report is owed."""
         while True:
             try:
                 await self._barrier.wait()
                 break
             except HoldfastError:
                 await asyncio.sleep(TICK_SECONDS)
-        now = self._book.last_safe
-        if not before.machine or now is None or (before.machine, before.log) == (self._book.machine, now.log):
+        try:
+            why = owe_report(self._book.directory, self._changed(before))
+        except HoldfastError as error:
+            _log.error("%s", error)
+            why = self._changed(before)
+        if not why:
             return
-        why = f"{before.machine} served before" if before.machine != self._book.machine else "the log is another one"
         waited = 0.0
         while waited < ADOPTING_SECONDS_MAX and self._milter is not None and self._milter.adopting_any:
             await asyncio.sleep(TICK_SECONDS)
             waited += TICK_SECONDS
-        await asyncio.sleep(REPORT_AFTER_SECONDS)
+        await asyncio.sleep(self._report_after_seconds)
         await self._report(why)
+
+    def _changed(self, before: Before) -> str:
+        now = self._book.last_safe
+        if not before.machine or now is None or (before.machine, before.log) == (self._book.machine, now.log):
+            return ""
+        return f"{before.machine} served before" if before.machine != self._book.machine else "the log is another one"
 
     async def _report(self, why: str) -> None:
         """In a process of its own: to read a day's ledger takes seconds, and messages wait for this one."""

@@ -17,7 +17,7 @@ from holdfast.errors import ExitStatus, HoldfastError
 from holdfast.gate.options import GateOptions
 from holdfast.gate.survey import Survey
 from holdfast.ledger.book import read
-from holdfast.ledger.kept import keep_report
+from holdfast.ledger.kept import keep_report, report_made
 from holdfast.ledger.report import Kind, Report, entries, report, sums_words, to_look_at
 from holdfast.ledger.states import Ledger
 from holdfast.mail.commands import SystemCommands
@@ -50,6 +50,7 @@ def main() -> int:
     try:
         made = asyncio.run(made_report(directory, survey, int(time.time() * 1000), REPORT_HOURS, sys.argv[2]))
         keep_report(directory, made)
+        report_made(directory)
     except (HoldfastError, OSError) as error:
         _log.error("%s", error)
         return int(ExitStatus.FAILED)

@@ -1,4 +1,5 @@
-"""What the ledger keeps beside its lines: reports, and the figures that the gates' process leaves for the agent."""
+"""What the ledger keeps beside its lines: reports, the one that is owed, and the figures that the gates' process leaves
+for the agent."""
 
 from __future__ import annotations
 
@@ -15,6 +16,9 @@ from holdfast.ledger.book import ERASED
 from holdfast.ledger.report import Report
 
 REPORTS_KEPT: Final = 50
+OWED: Final = "owed.json"
+OWED_CHARACTERS_MAX: Final = 1000
+"""Machines that replace each other before any of them has made the report each add a sentence."""
 _NAME: Final = re.compile(r"report-\d{14}\.json")
 
 
@@ -25,6 +29,12 @@ class Figures(Struct, frozen=True):
     refused: int = 0
     waiting: int = 0
     adopted: int = 0
+
+
+class Owed(Struct, frozen=True):
+    """The report of a change that is still to be made: in the ledger's tree, so whoever serves next makes it."""
+
+    why: str = ""
 
 
 class LedgerView(Struct, frozen=True):
@@ -49,6 +59,28 @@ def keep_report(directory: Path, made: Report) -> Path:
     for old in kept_reports(directory)[:-REPORTS_KEPT]:
         old.unlink(missing_ok=True)
     return path
+
+
+def owe_report(directory: Path, why: str) -> str:
+    """A report is owed, because of *why*, and of what it was owed for before: all of it. Empty: no new reason; none was
+    owed before: none is owed now. Raises HoldfastError."""
+    before = _owed(directory)
+    whole = "; then ".join(each for each in (before, why) if each)[-OWED_CHARACTERS_MAX:]
+    if whole != before:
+        write_once(directory / OWED, msgspec.json.encode(Owed(whole)), PRIVATE)
+    return whole
+
+
+def report_made(directory: Path) -> None:
+    """None is owed any more. Raises OSError."""
+    (directory / OWED).unlink(missing_ok=True)
+
+
+def _owed(directory: Path) -> str:
+    try:
+        return msgspec.json.decode((directory / OWED).read_bytes(), type=Owed).why
+    except (OSError, msgspec.DecodeError):
+        return ""
 
 
 def _report_json(made: Report) -> bytes:

@@ -61,6 +61,9 @@ ANNOUNCE_EVERY_SECONDS: Final = 10.0
 EVENTS_MAX: Final = 1000
 """Of each machine, for a story: some weeks of a quiet site."""
 PROOF_SECONDS: Final = 10.0
+PAUSE_SECONDS: Final = 2.0
+"""A primary relies on a pause when every standby has said so twice: eight beats, and it takes three."""
+PAUSE_LOOK_SECONDS: Final = 0.1
 REST_SECONDS: Final = (1.0, 30.0)
 """After an attempt that failed; doubled each time."""
 
@@ -68,8 +71,8 @@ REST_SECONDS: Final = (1.0, 30.0)
 class Duty(Struct, frozen=True, omit_defaults=True):
     """What one agent asks another, outside the sealed orders: a relay has no key for those.
 
-    *verb*: ``vote`` (about *primary*), ``pause`` (because of *why*), ``resume`` (*primary* has been told already;
-    empty: it could not be).
+    *verb*: ``vote`` (about *primary*), ``pause`` (because of *why*), ``relied`` (does the primary serve on, cut off or
+    not?), ``resume`` (*primary* has been told already; empty: it could not be).
     """
 
     verb: str
@@ -176,6 +179,7 @@ class Guard:
         self._keep_by_command(now)
         if node.role is Role.PRIMARY:
             self._fencing.forget()
+            node.not_switched = ""
         node.not_fenced = self._fencing.problem
         still_serving = node.world.serving.on and node.primary_name in (None, self.rules.me)
         if node.role is Role.PRIMARY or (node.role is Role.WAITING and still_serving):
@@ -399,7 +403,7 @@ class Guard:
             return
         self._home_tried = now
         if why := against(self._home(me, beats)):
-            node.world.history.record("no failback today", why)
+            self._not_switched("no failback today", why)
             return
         self._act(self._switch(f"home to the preferred machine, as every day at {at}", "no failback today"))
 
@@ -417,11 +421,18 @@ class Guard:
         )
 
     async def _switch(self, why: str, otherwise: str) -> None:
-        """*otherwise*: what did not happen, when it is refused."""
+        """*otherwise*: what did not happen, when it is refused or fails. Users were refused for a moment then, so it is
+        not tried again before the next day or the next order: a person is told."""
         try:
-            await self.operations.switchover(why)
+            failure = (await self.operations.switchover(why)).failure
         except HoldfastError as error:
-            self._node.world.history.record(otherwise, error.message)
+            failure = error.message
+        if failure:
+            self._not_switched(otherwise, failure)
+
+    def _not_switched(self, what: str, why: str) -> None:
+        self._node.not_switched = f"{what}: {why}"
+        self._node.world.history.record(what, why)
 
     def _as_ordered(self) -> None:
         """A switchover to this machine that a person has ordered for now. Tried once; pausing is no reason against."""
@@ -435,7 +446,7 @@ class Guard:
         home = self._home(self._self(), node.beats.all)._replace(paused=False)
         why = against(home) if now < ordered.at + WITHIN.total_seconds() else "the agent did not run at that time"
         if why:
-            node.world.history.record(not_done, why)
+            self._not_switched(not_done, why)
             return
         self._act(self._switch(f"ordered for {moment}: {ordered.why}", not_done))
 
@@ -445,6 +456,7 @@ class Guard:
         Raises Refused.
         """
         node, now = self._node, datetime.fromtimestamp(self._node.world.clocks.wall_seconds())
+        node.not_switched = ""
         if not at:
             node.world.local.change(switchover=None)
             node.world.history.record("the order for a switchover was taken back", why)
@@ -534,6 +546,8 @@ class Guard:
                 node.order_pause(duty.why)
             elif duty.verb == "resume":
                 node.order_resume(told=duty.primary)
+            elif duty.verb == "relied":
+                return Done(refused=self._not_relied())
             else:
                 return Done(refused=f"it does not know {duty.verb!r}")
         except HoldfastError as error:
@@ -541,9 +555,35 @@ class Guard:
         return Done()
 
     async def pause(self, why: str) -> dict[str, str]:
-        """Here and on every machine that answers. Machine to what is wrong there; empty: it is done."""
+        """Here and on every machine that answers. Machine to what is wrong there; empty: it is done.
+
+        Returns when the primary relies on it, or does not for ``PAUSE_SECONDS``: until then it would still stop.
+        """
         self._node.order_pause(why)
-        return await self._tell_all(Duty("pause", why=why))
+        told = await self._tell_all(Duty("pause", why=why))
+        primary = self._node.primary_name or ""
+        if told.get(primary) or primary not in (self.rules.me, *told):
+            return told
+        missing = await self._until_relied_on(primary)
+        return {**told, primary: missing} if missing else told
+
+    async def _until_relied_on(self, primary: str) -> str:
+        """Why *primary* does not rely on the pause after ``PAUSE_SECONDS``; empty as soon as it does."""
+        duty, clock = Duty("relied"), self._node.world.clocks.steady
+        deadline = clock() + PAUSE_SECONDS
+        while True:
+            answer = self._answer(duty) if primary == self.rules.me else await self._ask(primary, duty)
+            missing = "it does not answer" if answer is None else answer.refused
+            if not missing or clock() > deadline:
+                return missing
+            await asyncio.sleep(PAUSE_LOOK_SECONDS)
+
+    def _not_relied(self) -> str:
+        """As the primary: why it would stop serving if nobody heard it now; empty when it would not."""
+        facts = primary_facts(
+            self.rules, self._self(), self._node.beats.hearing, self._node.beats.all, self._node.world.clocks.steady()
+        )
+        return "it cannot rely on it yet: not every standby has confirmed it" if facts.replaceable else ""
 
     async def resume(self) -> dict[str, str]:
         """As :meth:`pause`; the primary first. Raises Refused."""

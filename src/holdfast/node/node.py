@@ -90,6 +90,8 @@ class Node:
         self.decided = Decided()
         self.not_fenced = ""
         """Why an automatic takeover waits for a person: the fencing command gave no proof. Empty: it does not wait."""
+        self.not_switched = ""
+        """The switchover that was to come by itself, at a set moment or hour, and did not; and why."""
         self.readiness = ReadinessCheck(
             world, lambda: self.role is Role.STANDBY and not self.busy.locked(), self._clocks_ahead
         )

@@ -450,6 +450,9 @@ def _failover_warnings(node: Node) -> list[Warned]:
     if node.not_fenced:
         what = f"no automatic takeover: {node.not_fenced}"
         warned.append(Warned(what, "Look at it. If it is off: `holdfast takeover` here.", "own:no takeover"))
+    if node.not_switched:
+        advice = "`holdfast history` says how far it came. When that is mended: `holdfast switchover` here."
+        warned.append(Warned(node.not_switched, advice, "own:no switchover"))
     if problem := node.world.serving.addresses.problem:
         warned.append(Warned(problem, "It is tried again; docs/operations/outside.md.", "own:address"))
     return warned

@@ -11,12 +11,16 @@ from holdfast.drill.checkers.findings import Difference, What
 def one_writer(appends: Iterable[Appended]) -> list[Difference]:
     """Records that broke the rule, in log order: epochs never go back, and each has its promotion's writer.
 
-    A promotion opens the next epoch, for its own machine. Records before the first promotion belong to epoch 0.
+    A promotion opens the next epoch, for its own machine. Records before the first promotion belong to epoch 0. Of a
+    log seen from the middle only, the first record says who writes.
     """
     found: list[Difference] = []
     epoch = 0
     writer = ""
-    for record in sorted(appends, key=lambda record: record.sequence):
+    records = sorted(appends, key=lambda record: record.sequence)
+    if records and records[0].sequence > 1:
+        epoch = records[0].epoch - records[0].promotion
+    for record in records:
         if record.promotion and record.epoch == epoch + 1:
             epoch, writer = record.epoch, record.machine
             continue
