@@ -1,8 +1,10 @@
 """Backups beside restic and borg: first, again after changes, restored; sizes, memory. Encrypted, in a local folder.
 
-All in one run and interleaved, on the generated stores of ``bench.mailstore`` (see there what they are like), with warm
-caches: ``restic backup`` and ``borg create -C zstd,3`` of Debian, ``holdfast vault backup``. Between rounds one message
-in a thousand is new, gone, or has other flags. Fed by the log Holdfast runs in this process, as it does in the agent,
+All in one run and interleaved, on the generated stores of ``bench.mailstore`` (see there what they are like):
+``restic backup`` and ``borg create -C zstd,3`` of Debian, ``holdfast vault backup``. Before each backup and each
+restore all that it will read is read once (``warm``): borg drops what it has read from the page cache, and whoever came
+after it read the disk for the others. Between rounds one message in a thousand is new, gone, or has other flags.
+Fed by the log Holdfast runs in this process, as it does in the agent,
 which is there anyway; everything else counts with the start of its program. A restore counts until the files are
 durable: ``sync -f`` is part of it for all three. Nothing is deleted before the end, because ext4 does not give inodes
 of the last minutes away, and making files is ten times slower while it looks for others.
@@ -177,6 +179,13 @@ def synced(command: list[str], target: Path, environment: Mapping[str, str], fol
     return run(words, environment, folder)
 
 
+def warm(folder: Path) -> None:
+    """All files below *folder* are in the page cache, whoever came before."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+
+
 def size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
@@ -205,6 +214,16 @@ class Round(NamedTuple):
     size_mb: dict[str, float]
 
 
+def backup(tool: Tool, store: Path) -> Cost:
+    warm(store)
+    return tool.backup(store)
+
+
+def restore(tool: Tool, store: Path, target: Path) -> Cost:
+    warm(tool.repository)
+    return tool.restore(store, target)
+
+
 def one_round(base: Path, store: Path, kind: Kind, number: int) -> Round:
     home = base / f"round{number}"
     home.mkdir()
@@ -212,14 +231,14 @@ def one_round(base: Path, store: Path, kind: Kind, number: int) -> Round:
     tools = [maker(home) for maker in makers]
     tools = tools[number % 3 :] + tools[: number % 3]
     log = LogFed(home, store)
-    first = {tool.name: tool.backup(store) for tool in tools}
+    first = {tool.name: backup(tool, store) for tool in tools}
     sizes = {tool.name: size_mb(tool.repository) for tool in tools}
     change(store, kind, CHANGED_SHARE, number)
     log.follow()
-    again = {tool.name: tool.backup(store) for tool in tools}
+    again = {tool.name: backup(tool, store) for tool in tools}
     again["log"] = Cost(*log.snapshot())
     log.close()
-    restored = {tool.name: tool.restore(store, home / f"restored-{tool.name}") for tool in tools}
+    restored = {tool.name: restore(tool, store, home / f"restored-{tool.name}") for tool in tools}
     ours = next(tool for tool in tools if isinstance(tool, Holdfast))
     account = ours.restore_account(f"user{number:03d}", home / "account")
     exact = ["diff", "-r", "--no-dereference", "-x", ".holdfast", str(store), str(home / "restored-holdfast")]

@@ -89,6 +89,30 @@ def test_a_file_cut_anywhere_is_restored_and_patched_where_it_should_be(tmp_path
     assert (tmp_path / "patched" / "m").read_bytes() == data
 
 
+def test_what_stands_behind_an_attachment_opens_no_block_again(tmp_path: Path) -> None:
+    """A line that all copies of a message share lies in the block of the first copy: some MiB, far away."""
+    store, chance = tmp_path / "store", random.Random(1)
+    store.mkdir()
+    sent = random.Random(2).randbytes(20_000)
+    for name in ("first", "last"):
+        (store / name).write_bytes(message(f"To: {name}", sent))
+    for number in range(26):
+        (store / f"from-{number:02d}").write_bytes(chance.randbytes(1024 * 1024))
+    backend = MemoryBackend()
+    with site.new_vault(backend) as vault:
+        root = backup.backup_trees(vault, [site.tree(store)], "main", clocks=site.clocks()).snapshot.tree("store")
+    with site.reader(backend) as vault:
+        vault.hold_less()
+        vault.sync()
+        headers = 1
+        blocks = sum(headers + len(vault.catalog.blocks_of(pack)) for pack in vault.catalog.packs())
+        backend.reads.clear()
+        restore.restore_path(vault, root, b"", tmp_path / "out")
+        read = sum(call.name.startswith("packs/") for call in backend.reads)
+    assert (tmp_path / "out" / "last").read_bytes() == (store / "last").read_bytes()
+    assert read == blocks + 1, "the attachment, and nothing else, is opened twice"
+
+
 def test_many_tiny_files_make_several_packs() -> None:
     """Else one index object would list millions of contents."""
     backend = MemoryBackend()

@@ -15,6 +15,7 @@ import ctypes
 import errno
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -33,6 +34,10 @@ from holdfast.vault.second import SHARED_DIRECTORIES_MIN, Errand, Second, Told, 
 
 AHEAD_ENTRIES: Final = 4096
 """How far a directory's list is looked through for the next blocks."""
+SHORT_BYTES_MAX: Final = 512
+SHORT_CONTENTS_MAX: Final = 8192
+"""What stands between and behind attachments in a message, and is the same in every copy of it, in whichever account:
+it is kept, because to read it again opens a block of some MiB for a line or two. At most 5 MB."""
 SHARED_DEPTH_MAX: Final = 3
 """Below the folder: a tree, a domain or two, then the accounts."""
 FAILURES_NAMED_MAX: Final = 10_000
@@ -222,6 +227,8 @@ class _Restorer:
         self._ours = os.geteuid(), os.getegid()
         self._places: dict[bytes, list[Place]] = {}
         """Looked up for the blocks ahead, and not used yet."""
+        self._short: OrderedDict[bytes, bytes] = OrderedDict()
+        """Short contents of files that have several, by id; the ones used last."""
 
     def directory(self, fd: int, entry: Entry, path: bytes, depth: int) -> None:
         """The inside of a directory that stands, then its metadata."""
@@ -304,6 +311,8 @@ class _Restorer:
         for entry in chunk:
             if entry.kind is EntryKind.FILE:
                 for content_id in split_ids(entry.content):
+                    if content_id in self._short:
+                        continue
                     places = self._places[content_id] = self._vault.catalog.places(content_id)
                     if places:
                         yield places[0].block
@@ -370,8 +379,9 @@ class _Restorer:
         file = os.open(entry.name, _FILE_FLAGS, 0o600, dir_fd=fd)
         try:
             at = 0
-            for content_id in split_ids(entry.content):
-                at += self._write(file, at, content_id)
+            ids = split_ids(entry.content)
+            for content_id in ids:
+                at += self._write(file, at, self._content(content_id, one_of_several=len(ids) > 1))
             if at != entry.size:
                 raise VaultDamaged(f"its contents have {at} bytes instead of {entry.size}")
             self._set_meta(file, b"", entry.meta, path)
@@ -382,11 +392,22 @@ class _Restorer:
             os.close(file)
         self._restored.wrote(entry.size)
 
-    def _write(self, file: int, at: int, content_id: bytes) -> int:
+    def _content(self, content_id: bytes, *, one_of_several: bool) -> bytes:
+        short = self._short.get(content_id)
+        if short is not None:
+            self._short.move_to_end(content_id)
+            return short
         places = self._places.pop(content_id, None) or self._vault.catalog.places(content_id)
         if places:
             self._ahead.take(places[0].block)
         content = self._vault.content_in(places, content_id)
+        if one_of_several and len(content) <= SHORT_BYTES_MAX:
+            self._short[content_id] = content
+            if len(self._short) > SHORT_CONTENTS_MAX:
+                self._short.popitem(last=False)
+        return content
+
+    def _write(self, file: int, at: int, content: bytes) -> int:
         if content[0] == 0 and content.count(0) == len(content):
             os.ftruncate(file, at + len(content))  # a hole
             return len(content)
