@@ -11,7 +11,7 @@ ME, OTHER = MachineName("main"), MachineName("backup")
 
 
 def every_combination() -> list[Facts]:
-    flags = itertools.product([False, True], repeat=7)
+    flags = itertools.product([False, True], repeat=8)
     return [
         Facts(
             relay=relay,
@@ -25,10 +25,13 @@ def every_combination() -> list[Facts]:
             index_empty=empty and not fits,
             told_to_found=found,
             told_to_rejoin=rejoin,
+            known_elsewhere=Epoch(elsewhere),
+            unheard=OTHER if unheard else "",
         )
-        for relay, log_empty, starts, fits, empty, found, rejoin in flags
+        for relay, log_empty, starts, fits, empty, found, rejoin, unheard in flags
         for primary in (ME, OTHER)
         for served in (0, 2, 3)
+        for elsewhere in (0, 3)
     ]
 
 
@@ -45,6 +48,18 @@ def test_a_machine_serves_only_when_the_log_names_it_or_a_person_or_an_empty_log
             assert facts.index_fits
         if role is Role.FOUNDER and not facts.told_to_found:
             assert facts.log_empty
+
+
+def test_a_lost_log_is_begun_anew_only_by_the_machine_that_served_last_or_by_a_person() -> None:
+    for facts in every_combination():
+        if not facts.log_empty or facts.told_to_found or facts.relay:
+            continue
+        role = decide(facts).role
+        if facts.served_epoch:
+            served_last = facts.known_elsewhere <= facts.served_epoch and not facts.unheard
+            assert (role is Role.FOUNDER) == served_last, facts
+        elif not facts.index_empty or facts.known_elsewhere:
+            assert role is not Role.FOUNDER, facts
 
 
 def test_a_replaced_primary_never_overwrites_what_it_holds_without_a_persons_word() -> None:

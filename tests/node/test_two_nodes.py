@@ -430,6 +430,40 @@ def test_a_primary_whose_log_is_lost_for_good_begins_it_anew_on_order(tmp_path: 
     run(tmp_path, scenario, nodes_type=Impatient)
 
 
+def test_of_two_machines_only_the_one_that_served_last_begins_a_lost_log_anew(tmp_path: Path) -> None:
+    async def scenario(nodes: TwoNodes) -> None:
+        nodes.main.write("of both")
+        await nodes.settle()
+        await nodes.main.stop()
+        assert (await nodes.backup.operations.takeover("main is dead", force=True)).done
+        nodes.backup.write("later")
+        await nodes.backup.stop()
+        nodes.store.replace(nodes.store.state().incarnation)
+        nodes.main.start()
+        await wait_until(lambda: "may have served later" in nodes.main.node.reason, lambda: nodes.main.node.reason)
+        assert not nodes.store.state().last
+        nodes.backup.start()
+        await nodes.backup.wait_role(Role.PRIMARY)
+        assert (nodes.backup.node.epoch, nodes.store.state().last > 0) == (3, True)
+        await nodes.main.wait_role(Role.RETURNED)
+        with pytest.raises(Refused, match="backup knows of a later primary"):
+            await nodes.main.node.order_found()
+        nodes.main.node.order_rejoin()
+        await nodes.main.wait_role(Role.STANDBY)
+        await nodes.settle(nodes.backup, nodes.main)
+        assert nodes.main.contents() == nodes.backup.contents()
+        await nodes.main.stop()
+        await nodes.backup.stop()
+        nodes.store.replace(nodes.store.state().incarnation)
+        nodes.main.start()
+        await wait_until(lambda: "holds a copy of it" in nodes.main.node.reason, lambda: nodes.main.node.reason)
+        await nodes.main.node.order_found()
+        await nodes.main.wait_role(Role.PRIMARY)
+        assert nodes.main.node.epoch == 4
+
+    run(tmp_path, scenario)
+
+
 class Stuck(Addresses):
     """An address that is not given back the first time."""
 

@@ -65,6 +65,7 @@ def wait_there(site: Site, machine: str, name: str) -> None:
 def lose_log(machine: Machine) -> None:
     """The log server's data is gone."""
     machine.stop_unit("holdfast")
+    wait_until(lambda: machine.unit("holdfast").pid is None, SECONDS_MAX, "the agent's end", 0.05)
     machine.run(["rm", "-rf", "/var/lib/holdfast/log"])
 
 

@@ -551,14 +551,17 @@ def trust_rotate(step: str) -> None:
 
 @main.command()
 @click.confirmation_option(prompt="The log starts anew from what this machine holds. Go?")
-def found() -> None:
+@click.option("--force", is_flag=True, help="Although another machine knows of a later primary: what is here is older.")
+def found(force: bool) -> None:
     """Start the log anew from this machine: when its trees are the truth and the log cannot be continued.
+
+    Refused (exit status 4) on a primary whose log goes on, and where another machine knows of a later primary.
 
     \b
     Example:
       holdfast found --yes
     """
-    _client().post("/found")
+    _client().post("/found", force=force)
     click.echo("Ordered. `holdfast status` shows the progress.")
 
 

@@ -56,6 +56,8 @@ class Beat(Struct, omit_defaults=True):
     reason: str
     version: str
     epoch: int = 0
+    known_epoch: int = -1
+    """The latest epoch it knows of from its own disk, as long as the log may be lost; -1: it has not looked yet."""
     incarnation: str = ""
     captured: int = 0
     applied: int = 0

@@ -195,7 +195,7 @@ class Control:
         return _json({"ordered": True})
 
     async def _found(self, request: web.Request) -> web.Response:
-        await self._node.order_found()
+        await self._node.order_found(force=bool((await body_of(request)).get("force")))
         return _json({"ordered": True})
 
     async def _pause(self, request: web.Request) -> web.Response:

@@ -120,6 +120,8 @@ class Node:
         self.peer = None if world.key is None else Peer(world, self)
         self.archiver = None if world.key is None else Archiver(world, self)
         self._index: Index | None = None
+        self._known_epoch = -1
+        """The latest epoch that this machine's trees are of; -1: not looked yet."""
         self._again = asyncio.Event()
         self._stopping = False
         self._told_to_rejoin = False
@@ -268,10 +270,10 @@ class Node:
         return state, self._facts(state, primary, epoch)
 
     def _facts(self, state: LogState | None, primary: MachineName | None, epoch: Epoch) -> Facts:
-        settings = self.world.settings
+        settings, empty = self.world.settings, state is None or not state.last
         return Facts(
             relay=settings.me.role == "relay",
-            log_empty=state is None or not state.last,
+            log_empty=empty,
             starts_log=settings.starts_log,
             primary=primary,
             epoch=epoch,
@@ -279,13 +281,34 @@ class Node:
             served_epoch=self.world.local.served_epoch,
             index_fits=False,
             index_empty=False,
-            told_to_found=self._told_to_found,
+            told_to_found=self._told_to_found or (empty and bool(self.world.local.state.alone)),
             told_to_rejoin=self._told_to_rejoin,
+            known_elsewhere=self._known_elsewhere(),
+            unheard=self._unheard(),
         )
+
+    def _heard_mail_machines(self) -> dict[str, Beat | None]:
+        """The other machines that hold mail; None: not heard, or it has not looked at its own disk yet."""
+        me, beats = self.world.settings.me, self.beats
+        return {
+            machine.name: beat if beats.alive(machine.name) and beat is not None and beat.known_epoch >= 0 else None
+            for machine in self.world.settings.mail_machines
+            if machine is not me
+            for beat in [beats.last(machine.name)]
+        }
+
+    def _known_elsewhere(self) -> Epoch:
+        heard = [beat for beat in self._heard_mail_machines().values() if beat is not None]
+        return Epoch(max((max(beat.epoch, beat.known_epoch) for beat in heard), default=0))
+
+    def _unheard(self) -> str:
+        return next((name for name, beat in self._heard_mail_machines().items() if beat is None), "")
 
     def _with_index(self, facts: Facts, state: LogState | None) -> Facts:
         """And whether the tree index continues the log. Raises IndexUnusable, NoSpace."""
-        position = self._open_index().position
+        index = self._open_index()
+        position = index.position
+        self._known_epoch = max(index.epoch, self.world.local.served_epoch)
         empty = position.sequence == 0
         fits = (
             state is not None
@@ -769,12 +792,25 @@ class Node:
         self.world.history.record("automatic takeover is possible again", "resumed by a person")
         self._spawn(self.beats.say_now())
 
-    async def order_found(self) -> None:
-        """Start the log anew from here. A primary may when its log does not answer: it may be lost for good."""
+    async def order_found(self, *, force: bool = False) -> None:
+        """Start the log anew from here. A primary may when its log does not answer: it may be lost for good.
+
+        Raises Refused; where another machine knows of a later primary, unless *force*.
+        """
         if self.role is Role.RELAY:
             raise Refused("this machine is a relay: it has nothing to start a log from")
         if self.role is Role.PRIMARY and await self._log_answers():
             raise Refused("this machine is the primary, and the log goes on: it is not started anew")
+        continues = self.role in (Role.PRIMARY, Role.STANDBY, Role.YIELDED)
+        known = max(self._known_epoch, self.epoch if continues else 0)
+        later = [
+            name for name, beat in self._heard_mail_machines().items() if beat is not None and beat.known_epoch > known
+        ]
+        if later and not force:
+            raise Refused(
+                f"{later[0]} knows of a later primary than this machine: what is here is old",
+                hint=f"Give the order on the machine that served last; is it gone, on {later[0]}. Or --force.",
+            )
         self._told_to_found = True
         self._again.set()
 
@@ -798,6 +834,7 @@ class Node:
             reason=self.reason,
             version=self.world.version,
             epoch=int(self.epoch),
+            known_epoch=-1 if self._known_epoch < 0 else max(self._known_epoch, int(self.epoch)),
             serving=self.world.serving.on and not self.held,
             paused=self.world.local.state.paused,
             at=self.world.clocks.wall_seconds(),

@@ -53,6 +53,10 @@ class Facts(NamedTuple):
     told_to_found: bool = False
     """A person said: what this machine holds is the mail, start the log anew from it."""
     told_to_rejoin: bool = False
+    known_elsewhere: Epoch = Epoch(0)
+    """The latest epoch that another machine, heard now, knows of from its own disk or the log."""
+    unheard: str = ""
+    """A machine that holds mail and is not heard, or has not yet said what it knows: it may have served later."""
 
 
 class Row(NamedTuple):
@@ -70,14 +74,40 @@ TABLE: Final = (
         "a person said that what this machine holds is the mail: the log starts anew from it",
     ),
     Row(
-        Role.FOUNDER,
-        lambda f: f.log_empty and f.starts_log and f.served_epoch == 0,
-        "the log is empty and this machine is configured to start it",
+        Role.BLOCKED,
+        lambda f: f.log_empty and f.served_epoch > 0 and f.known_elsewhere > f.served_epoch,
+        "the log is lost, and another machine knows of a later primary than this one: the trees here are old",
+        "The machine that served last starts the log again by itself. Is it gone for good? "
+        "Then `holdfast found --force` on the machine whose trees are the newest.",
+    ),
+    Row(
+        Role.WAITING,
+        lambda f: f.log_empty and f.served_epoch > 0 and bool(f.unheard),
+        "the log is lost, and another machine, which may have served later than this one, is not heard",
+        "Start the agents on all machines. Is the other one gone for good? Then `holdfast found` here.",
     ),
     Row(
         Role.FOUNDER,
         lambda f: f.log_empty and f.served_epoch > 0,
         "the log is empty, and this machine served last: its trees start it again",
+    ),
+    Row(
+        Role.WAITING,
+        lambda f: f.log_empty and not f.index_empty,
+        "the log is lost, and this machine holds a copy of it: the machine that served last starts it again",
+        "Start the agent on that machine. Is it gone for good? Then `holdfast found` here.",
+    ),
+    Row(
+        Role.BLOCKED,
+        lambda f: f.log_empty and f.starts_log and f.known_elsewhere > 0,
+        "the log is lost, and this machine has no copy: another machine has one",
+        "The machine that served last starts the log again by itself. Is it gone for good? "
+        "Then `holdfast found` on the machine whose trees are the newest.",
+    ),
+    Row(
+        Role.FOUNDER,
+        lambda f: f.log_empty and f.starts_log,
+        "the log is empty and this machine is configured to start it",
     ),
     Row(
         Role.WAITING,
