@@ -58,6 +58,12 @@ class MemoryLogStore:
         """Damage: *sequence* is gone, though it was acknowledged."""
         del self._records[sequence]
 
+    def lose_all(self) -> None:
+        """Damage: two of three replicas were empty, and they agree that there is nothing."""
+        self._records.clear()
+        self._first, self._last = Sequence(1), Sequence(0)
+        self.wake()
+
     def spoil(self, sequence: Sequence, payload: bytes) -> None:
         """Damage: *sequence*, acknowledged, holds something else now."""
         assert sequence in self._records

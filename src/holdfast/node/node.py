@@ -390,11 +390,16 @@ class Node:
             Path(spec.root).mkdir(parents=True, exist_ok=True)
         world.local.change(trees=trees)
         again = self._told_to_found or world.local.served_epoch > 0
-        if self._told_to_found or self.log is None or (await self.log.state()).last > 0:
+        index = self._open_index()
+        state = None if self.log is None else await self.log.state()
+        # What was lost with the log had numbers there, and other machines know them: they are not given a second time.
+        used = state is not None and (
+            state.last > 0 or (index.position.sequence > 0 and index.position.incarnation == state.incarnation)
+        )
+        if self._told_to_found or self.log is None or used:
             known_log = None if self.log is None else self.log.incarnation
             self.log = await world.door.found(known_log, ordered=self._told_to_found)
         self._told_to_found = False
-        index = self._open_index()
         known = index.epoch
         index.clear()
         chain = chain_start(self.log.incarnation)
