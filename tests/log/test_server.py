@@ -213,7 +213,7 @@ def test_the_configuration_can_be_read_by_people_and_by_the_server(settings: Ser
         "verify_and_map: true",
         '"tls://192.0.2.2:6222"',
         '"tls://[2001:db8::3]:7222"',
-        'deny: ["hf.*.log.>", "hf.*.ack.>", "hf.*.side.recipients.>", "hf.*.anew.>"]',
+        'deny: ["hf.*.log.>", "hf.*.ack.>", "hf.*.new.>", "hf.*.side.recipients.>", "hf.*.anew.>"]',
     ):
         assert line in text
     assert "cluster {" not in rendered(settings)

@@ -1,9 +1,12 @@
 """Following the stream: every record, in order, whatever restarts in between.
 
-There is no consumer on the server. Records are read in batches from whichever replica the servers pick (direct get),
-and the follower is woken by the leader's answers to the writer's appends, which go to a subject that followers hear
-too. So nothing about a reader is kept on any server, and a reader needs no Raft leader to go on: a consumer would have
-to be made again after each failure, by the leader of the servers' metadata, and would die with the one server it is on.
+There is no consumer on the server. Who is behind reads records in batches from whichever replica the servers pick
+(direct get), and hears how far the log is from the leader's answers to the writer's appends, which go to a subject that
+followers hear too. Who is up to date is sent each record by the leader as soon as a quorum has it (the stream's
+``republish``): asking for a record of 800 kB took as long as appending it. Such a message can be lost, as any core
+message: then it is read, as by one who is behind. So nothing about a reader is kept on any server, and a reader needs
+no Raft leader to go on: a consumer would have to be made again after each failure, by the leader of the servers'
+metadata, and would die with the one server it is on.
 
 A replica may be behind or damaged; what it lacks is asked of the leader and of the others before it is called lost.
 """
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from holdfast.changes.names import Incarnation, Sequence
 from holdfast.log import wire
 from holdfast.log.port import LogDamaged, LogUnavailable, Record, Trimmed
-from holdfast.log.stream import Standing
+from holdfast.log.stream import Standing, standing_of
 
 if TYPE_CHECKING:
     from holdfast.log.jetstream import JetStreamLog
@@ -30,8 +33,12 @@ IDLE_SECONDS: Final = 0.25
 """Look for news at least this often: a wake-up may be lost with a connection."""
 CHECK_SECONDS: Final = 2.0
 """Ask the leader how things stand this often while idle: trimmed, replaced, ends too early?"""
-BEHIND_SECONDS: Final = (0.001, 0.05)
-"""Pauses while the replica asked has not yet applied what the leader acknowledged."""
+SENT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Records sent to us that wait to be taken. Past it they are forgotten, and read when their turn comes: this follower
+is behind, and what is sent to it now would only be in its way."""
+BEHIND_SECONDS: Final = (0.001, 0.008)
+"""Pauses while the replica asked has not yet applied what the leader acknowledged: one asking costs half a millisecond
+of processor, and a longer pause would be a lag of its own."""
 LAGGING_SECONDS: Final = 0.5
 """Replicas behind by this much are left aside: the leader is read instead."""
 RETRY_SECONDS: Final = 0.05
@@ -52,7 +59,7 @@ class Shortness:
 
 
 class _Tail:
-    """The highest sequence known to be acknowledged."""
+    """The highest sequence known to be acknowledged, and the records that were sent to us."""
 
     def __init__(self, log: JetStreamLog) -> None:
         self.sequence = Sequence(0)
@@ -60,6 +67,9 @@ class _Tail:
         self._news = asyncio.Event()
         subject = f"{log.stream.acknowledgements(log.incarnation)}.>"
         self._sid = log.stream.connection.subscribe(subject, self._heard)
+        self._sending_sid: int | None = None
+        self._sent: dict[Sequence, Standing] = {}
+        self._sent_bytes = 0
 
     def _heard(self, message: wire.Message) -> None:
         if message.payload:
@@ -81,7 +91,40 @@ class _Tail:
             return False
         return True
 
+    def listen(self) -> None:
+        """Be sent the records that come from now on."""
+        if self._sending_sid is None:
+            stream = self._log.stream
+            self._sending_sid = stream.connection.subscribe(stream.sent_out(self._log.incarnation), self._received)
+
+    def _received(self, message: wire.Message) -> None:
+        standing = standing_of(message)
+        self._sent_bytes += len(standing.record.payload)
+        if self._sent_bytes > SENT_BYTES_MAX:
+            self._stop_sending()
+        else:
+            self._sent[standing.record.sequence] = standing
+        self.advance(standing.record.sequence)
+
+    def taken(self, following: Sequence) -> list[Standing]:
+        """The records from *following* on, without a gap, that were sent to us; what is older is forgotten."""
+        found: list[Standing] = []
+        while (standing := self._sent.pop(Sequence(following + len(found)), None)) is not None:
+            found.append(standing)
+        if found:
+            self._sent = {at: standing for at, standing in self._sent.items() if at > following}
+            self._sent_bytes = sum(len(standing.record.payload) for standing in self._sent.values())
+        return found
+
+    def _stop_sending(self) -> None:
+        if self._sending_sid is not None:
+            self._log.stream.connection.unsubscribe(self._sending_sid)
+            self._sending_sid = None
+        self._sent.clear()
+        self._sent_bytes = 0
+
     def close(self) -> None:
+        self._stop_sending()
         self._log.stream.connection.unsubscribe(self._sid)
 
 
@@ -124,9 +167,10 @@ class _Follower:
         while True:
             if self._exhausted and self._tail.sequence < self._next:
                 behind_since, pause = None, BEHIND_SECONDS[0]
+                self._tail.listen()
                 if not await self._tail.wait(self._next, IDLE_SECONDS) and loop.time() - self._checked > CHECK_SECONDS:
                     await self.check()
-            found = await self._fetched()
+            found = self._tail.taken(self._next) or await self._fetched()
             if found:
                 return found
             if self._tail.sequence < self._next:

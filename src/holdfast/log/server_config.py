@@ -70,7 +70,7 @@ RELAY_PUBLISH: Final = (
     "$JS.API.STREAM.LEADER.STEPDOWN.*",
     "$SYS.REQ.SERVER.PING.JSZ",
 )
-RELAY_PUBLISH_NEVER: Final = ("hf.*.log.>", "hf.*.ack.>", "hf.*.side.recipients.>", "hf.*.anew.>")
+RELAY_PUBLISH_NEVER: Final = ("hf.*.log.>", "hf.*.ack.>", "hf.*.new.>", "hf.*.side.recipients.>", "hf.*.anew.>")
 RELAY_PURGES: Final = ("shadows",)
 """Side streams a relay may take messages out of: its settled shadows."""
 SUBSCRIBE: Final = ("hf.>", "_INBOX.>")

@@ -61,6 +61,10 @@ class Stream(StreamApi):
         """Below here the stream's leader answers appends. Followers hear it too: so they learn of new records."""
         return f"hf.{self.segment}.ack.{incarnation}"
 
+    def sent_out(self, incarnation: Incarnation) -> str:
+        """Where the stream's leader sends each record once a quorum has it: who is up to date need not ask."""
+        return f"hf.{self.segment}.new.{incarnation}"
+
     async def info(self, seconds: float) -> StreamInfo:
         """Raises LogUnavailable, ApiError (NO_STREAM)."""
         return _stream_info(await self.call("STREAM.INFO", {}, seconds))
@@ -82,6 +86,7 @@ class Stream(StreamApi):
                 "max_msgs": -1,
                 "max_age": 0,
                 "allow_direct": True,
+                "republish": {"src": self.subject(incarnation), "dest": self.sent_out(incarnation)},
                 "metadata": {INCARNATION_KEY: incarnation},
             },
             seconds,
@@ -140,7 +145,7 @@ class Stream(StreamApi):
 
 
 def standing_of(message: wire.Message) -> Standing:
-    """A record as a direct get sends it."""
+    """A record as a direct get sends it, and as the leader sends it out."""
     sequence = int(message.header(b"Nats-Sequence") or 0)
     return Standing(Record(Sequence(sequence), message.payload), message.header(b"Nats-Subject") or "")
 
