@@ -79,8 +79,9 @@ async def milter_with(
     relays: frozenset[str] = frozenset(),
     *,
     adopts_at_start: bool = True,
+    adopts_own: bool = True,
 ) -> AsyncIterator[ShadowMilter]:
-    made = ShadowMilter(store, box.queue, book, relays=relays, adopts_at_start=adopts_at_start)
+    made = ShadowMilter(store, box.queue, book, relays=relays, adopts_at_start=adopts_at_start, adopts_own=adopts_own)
     await made.start(listening_at(Place("", "127.0.0.1", box.milter_port)))
     try:
         yield made
@@ -242,6 +243,12 @@ def test_what_stood_in_a_queue_that_is_lost_is_queued_again(box: Box, tmp_path: 
             (old,) = await made.store.standing()
         await box.queue.throw_out([old.queue_id])
         mark.unlink()
+        store = FileShadows(tmp_path, "main")
+        async with milter_with(box, store, adopts_at_start=False, adopts_own=False) as made:  # there is no agent yet
+            assert (await asyncio.to_thread(hand_in, box, "meanwhile"))[0] == 250
+            await box.queue.throw_out(box.queue.ids())
+            await until(lambda: made.counts.settled == 1, "settling")
+            assert (made.counts.adopted, await made.store.standing()) == (0, [old])
         async with milter(box, tmp_path, "main", Barrier()) as made:
             await until(lambda: made.counts.adopted == 1, "a place in the new queue")
             (new,) = await made.store.standing()

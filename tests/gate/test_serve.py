@@ -16,6 +16,8 @@ from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.deliveries import Deliveries, Outcome
 from holdfast.gate.serve import LmtpGate, Place, listening_at
 from holdfast.gate.store import DovecotLookup
+from holdfast.ledger.book import Book, Limits, read
+from holdfast.ledger.events import Delivered
 from holdfast.mail.commands import SystemCommands
 from tests.mail.boxes import USER, DovecotBox, free_port
 
@@ -70,6 +72,7 @@ async def _site(box: DovecotBox, journal: Path, server: Place | None = None) -> 
         barrier=SharedBarrier(barrier),
         in_store=DovecotLookup(SystemCommands(), ("doveadm", "-c", str(box.config))),
         flush=barrier.flush,
+        book=Book(journal / "ledger", "main", lambda: 1_795_348_800.0, Limits(30.0, 2**20)),
     )
     await gate.start(listening_at(Place("", "127.0.0.1", port)))
     try:
@@ -133,6 +136,28 @@ def test_a_delivery_is_acknowledged_behind_the_barrier_and_repeated_harmlessly(
     played(play, dovecot, tmp_path)
 
 
+def test_what_stood_in_the_journal_and_not_in_the_ledger_is_told_when_it_comes_again(
+    dovecot: DovecotBox, tmp_path: Path
+) -> None:
+    """A machine died between the two lines: who takes over delivers nothing, and says that it is there."""
+
+    async def before(site: Site) -> None:
+        assert await asyncio.to_thread(deliver, site, "untold", USER) == {}
+
+    async def after(site: Site) -> None:
+        assert await asyncio.to_thread(deliver, site, "untold", USER) == {}
+        assert site.gate.book is not None
+        site.gate.book.flush()
+        assert site.messages("Subject: untold") == 1
+
+    played(before, dovecot, tmp_path)
+    assert list(read(tmp_path / "ledger")) == []
+    played(after, dovecot, tmp_path)
+    assert [(event.delivery, event.to) for event in read(tmp_path / "ledger") if isinstance(event, Delivered)] == [
+        ("untold", (USER,))
+    ]
+
+
 def test_while_the_log_is_away_deliveries_are_put_off_and_done_once(dovecot: DovecotBox, tmp_path: Path) -> None:
     async def play(site: Site) -> None:
         site.barrier.fails = True
@@ -162,7 +187,7 @@ def test_a_delivery_whose_outcome_nobody_noted_is_looked_up_in_the_store(dovecot
         assert [site.messages("Subject: doubt1"), site.messages("Subject: doubt2")] == [1, 1]
 
     played(before, dovecot, tmp_path)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("deliveries-*")
     intents = [line for line in file.read_bytes().splitlines() if line.startswith(b"I ")]
     file.write_bytes(b"\n".join([*intents, b"I 1795348800 doubt2 " + USER.encode()]) + b"\n")
     played(after, dovecot, tmp_path)

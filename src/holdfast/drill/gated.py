@@ -1,4 +1,4 @@
-"""A lab with all gates on: what stands in the configuration of Holdfast, Postfix and Dovecot for them."""
+"""A lab with all gates on and a relay: what stands in the configuration of Holdfast, Postfix and Dovecot for them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ imap = "unix:/run/holdfast/imap-gate"
 sieve = "unix:/run/holdfast/sieve-gate"
 dav = "0.0.0.0:5233"
 """
+RELAYS: Final = {"relay": "front"}
+"""The machine that takes mail, and how."""
 DAV_PORT: Final = 5233
 """The gate's: clients must not reach Radicale past it."""
 

@@ -40,7 +40,7 @@ from holdfast.drill.checkers.exactly_once import exactly_once
 from holdfast.drill.checkers.facts import Attempt, Outcome, Record
 from holdfast.drill.checkers.ledger_true import acknowledged, false_report, false_rows
 from holdfast.drill.failover import PATIENCE
-from holdfast.drill.gated import CONFIGURATION, DAV_PORT, gated
+from holdfast.drill.gated import CONFIGURATION, DAV_PORT, RELAYS, gated
 from holdfast.drill.lab import mailhost
 from holdfast.drill.lab.lab import Lab, Machine
 from holdfast.drill.lab.spec import LabError
@@ -70,7 +70,6 @@ KINDS: Final = (
     "nats-server killed",
 )
 """The LMTP gate and the milter are one process. Each ten runs have each kind once."""
-RELAYS: Final = {"relay": "front"}
 WARM_MESSAGES: Final = 10
 SMTP_PER_SECOND: Final = 8.0
 SUBMISSIONS_PER_SECOND: Final = 4.0

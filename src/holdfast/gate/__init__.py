@@ -51,7 +51,7 @@ A relay takes mail in for a primary that is down (docs/systems/relay.md).
 ``agent``, ``side``, ``control``, ``relay_process``   asking the agent, the way to side streams, the door, the wiring
 ``door``, ``tasks``   answers at doors for commands (the agent's too); work that must not end unseen
 
-``options``     what the agent tells the process that runs all of them
+``options``, ``begin``   what the agent tells the process that runs all of them, and how
 
 **The LMTP gate's promise.** A delivery answered with 2xx is in the log on two machines, and so is the note that it was
 delivered. A message comes to a recipient once, however often the client repeats it:

@@ -1,4 +1,5 @@
-"""``python -m holdfast.gate OPTIONS``: the gates' process, a child of the agent. SIGTERM ends it."""
+"""``python -m holdfast.gate MACHINE``: the gates' process, a child of the agent, which tells it what to do
+(`holdfast.gate.begin`). SIGTERM ends it."""
 
 from __future__ import annotations
 
@@ -16,16 +17,15 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from holdfast.errors import ExitStatus, HoldfastError
 from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.barrier import AgentBarrier, PatientBarrier, SharedBarrier
+from holdfast.gate.begin import hear
 from holdfast.gate.dav import DavGate
 from holdfast.gate.deliveries import Deliveries
 from holdfast.gate.imap import ImapSession
 from holdfast.gate.keeper import Keeper
-from holdfast.gate.noting import NotedBarrier
+from holdfast.gate.noting import NotedBarrier, Unlogged
 from holdfast.gate.options import GateOptions
 from holdfast.gate.passing import PassingGate
 from holdfast.gate.queue import PostfixQueue
@@ -56,7 +56,7 @@ async def _serve(options: GateOptions) -> None:
         return
     agent = AgentBarrier(Path(options.agent_socket), options.barrier_seconds)
     book = Book(Path(options.ledger), options.machine, time.time, Limits(options.ledger_days, options.ledger_bytes))
-    barrier = SharedBarrier(NotedBarrier(agent, book))
+    barrier = SharedBarrier(Unlogged(book) if options.stand_in else NotedBarrier(agent, book))
     flush = PostfixFlush(SystemCommands())
     async with AsyncExitStack() as gates:
         gates.push_async_callback(agent.close)
@@ -73,10 +73,12 @@ async def _serve(options: GateOptions) -> None:
                 book,
                 subjects=options.ledger_subjects,
                 relays=frozenset(options.relays.addresses if options.relays else ()),
+                adopts_at_start=not options.stand_in,
+                adopts_own=not options.stand_in,
             )
             gates.push_async_callback(milter.stop)
             await milter.start(socket.socket(fileno=options.milter_fd))
-            if options.relays is not None:
+            if options.relays is not None and options.log is not None:
                 await serve_relays(options, milter, book, barrier, gates)
         deliveries = bool(options.lmtp_fd or options.milter_fd)
         if deliveries:
@@ -118,8 +120,11 @@ def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, boo
 
 
 def main() -> int:
-    options = msgspec.json.decode(sys.argv[1], type=GateOptions)
-    _end_with(options.parent)
+    options = hear()
+    if options is None:
+        return int(ExitStatus.DONE)
+    if options.parent:
+        _end_with(options.parent)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each IMAP client
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

@@ -107,14 +107,16 @@ class ShadowMilter:
         subjects: bool = False,
         relays: frozenset[str] = frozenset(),
         adopts_at_start: bool = True,
+        adopts_own: bool = True,
         holds: Callable[[], bool] = lambda: False,
     ) -> None:
         """*book*: the ledger; *subjects*: whether it keeps them. *relays*: IP addresses of clients whose delivery ids
         are kept. *adopts_at_start*: what stands there of other machines, because this one took over from them; a relay
-        does not. *holds*: whether messages go on hold in the queue.
+        does not. *adopts_own*: what this one had accepted into a queue that it has lost. *holds*: whether messages go
+        on hold in the queue.
         """
         self.store, self.queue, self.relays, self.adopts_at_start = store, queue, relays, adopts_at_start
-        self.holds, self.book = holds, book
+        self.adopts_own, self.holds, self.book = adopts_own, holds, book
         self._subjects = subjects
         self.counts = AcceptCounts()
         self._standing: dict[str, _Standing] = {}
@@ -157,7 +159,8 @@ class ShadowMilter:
         others = [
             Foreign(shadow, self.store)
             for shadow in standing
-            if shadow in strange or (self.adopts_at_start and shadow.machine != self.store.machine)
+            if (shadow in strange and self.adopts_own)
+            or (self.adopts_at_start and shadow.machine != self.store.machine)
         ]
         if others:
             self._tasks.append(watched(self.adopt(others)))

@@ -30,6 +30,17 @@ class NotedBarrier:
         self._book.safe(upto, position.log, position.record)
 
 
+class Unlogged:
+    """Where there is no log yet: the ledger is written, and knows nothing of it as safe."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def __call__(self) -> None:
+        """Raises NoSpace."""
+        self._book.flush()
+
+
 class Seen(NamedTuple):
     """What the milter saw of a message."""
 

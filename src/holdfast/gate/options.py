@@ -47,7 +47,9 @@ class GateOptions(Struct, frozen=True, forbid_unknown_fields=True):
     agent_socket: str
     barrier_seconds: float
     parent: int
-    """The process to end with."""
+    """The process to end with; 0: none."""
+    stand_in: bool = False
+    """There is no agent yet, and no log: nothing is waited for. See `holdfast.node.stand_in`."""
     lmtp_fd: int = 0
     lmtp_server: str = ""
     """Dovecot's LMTP, ``unix:/path`` or ``HOST:PORT``."""

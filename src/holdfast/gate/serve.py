@@ -365,6 +365,13 @@ class _Session:
             self.abort()
             return
         have = frozenset(recipient for recipient, outcome in outcomes.items() if outcome is Outcome.DONE)
+        try:
+            # The machine that delivered it may have died between its line in the journal and its line in the ledger.
+            self._gate.tell_ledger(step.delivery, tuple(sorted(have)))
+        except HoldfastError as error:
+            _log.error("%s", error)
+            self.abort()
+            return
         doubtful = tuple(recipient for recipient, outcome in outcomes.items() if outcome is Outcome.INTENDED)
         if doubtful:
             self._spawn(self._ask_store(step.delivery, have, doubtful))

@@ -11,19 +11,24 @@ import ipaddress
 import logging
 import os
 import pwd
+import select
 import socket
+import subprocess
 import sys
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from holdfast.errors import HoldfastError
+from holdfast.gate.begin import channel, tell
 from holdfast.gate.options import GateOptions, LogOptions, RelaysOptions
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.serve import Place, listening_at
 from holdfast.gate.shadow_files import PART, FileShadows
 from holdfast.mail.commands import SystemCommands
 from holdfast.node.settings import Settings
+from holdfast.node.stand_in import end_stand_in, note_stand_in, stand_in_runs
 from holdfast.trees.spec import TreeSpec
 
 READY_SECONDS_MAX: Final = 20.0
@@ -34,6 +39,7 @@ SHADOWS: Final = "shadows"
 OF_POSTFIX: Final = frozenset({"lmtp_fd", "milter_fd", "policy_fd"})
 """The sockets that Postfix opens; all others are for root alone."""
 LEDGER: Final = "ledger"
+GATE_TREES: Final = frozenset({DELIVERIES, SHADOWS, LEDGER})
 LEDGER_VIEW: Final = "ledger.json"
 RELAY_SPOOL: Final = "relay-spool"
 _log = logging.getLogger("holdfast.gate")
@@ -86,6 +92,7 @@ class Gate:
         places = {"lmtp": gate.lmtp, "milter": gate.milter, "imap": gate.imap, "sieve": gate.sieve, "dav": gate.dav}
         self._places = {f"{name}_fd": Place.parse(text) for name, text in places.items() if text}
         self._shadows = settings.state / SHADOWS
+        self._run = settings.run
         self._options = GateOptions(
             machine=settings.machine,
             agent_socket=str(settings.control_socket),
@@ -105,15 +112,24 @@ class Gate:
         )
         self._sockets: dict[str, socket.socket] = {}
         self._process: asyncio.subprocess.Process | None = None
+        self._channel: socket.socket | None = None
+        """To a process that waits to be told what to do."""
+        self._starting = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
+        """A process is there; it serves, or waits to be told to."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def serving(self) -> bool:
+        return self.running and self._channel is None
 
     def open(self) -> None:
         """Listen: who connects from now on waits for the process. A refused connection would make Postfix put all
         deliveries off for minutes. Raises EnvironmentUnfit."""
+        end_stand_in(self._run)
         for name, place in self._places.items():
             if name not in self._sockets:
                 self._sockets[name] = listening_at(place, _postfix() if name in OF_POSTFIX else None)
@@ -135,39 +151,86 @@ class Gate:
         await self._start()
         self._watching = asyncio.create_task(self._keep(), name="gate")
 
+    async def warm(self) -> tuple[str, ...]:
+        """Have a process ready that has only to be told to begin; what was done, in sentences. Raises OSError."""
+        async with self._starting:
+            if self.running:
+                return ()
+            await self._launch()
+        return ("the gates' process is ready to begin",)
+
+    async def _launch(self) -> None:
+        here, there = channel()
+        with there:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._argv, stdin=there.fileno(), stdout=asyncio.subprocess.PIPE, start_new_session=True
+            )
+        self._channel = here
+
     async def _start(self) -> None:
-        numbers = {name: opened.fileno() for name, opened in self._sockets.items()}
-        options = msgspec.json.encode(msgspec.structs.replace(self._options, **numbers)).decode()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "holdfast.gate",
-            options,
-            pass_fds=tuple(numbers.values()),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
+        async with self._starting:
+            if self.running and await self._begun():
+                return
+            await self._launch()  # none was ready, or it has just died
+            if await self._begun():
+                return
+        raise HoldfastError(
+            "the gates did not start",
+            hint="The agent's log says why. Until it runs, Postfix keeps what it cannot deliver: nothing is lost.",
+            retry=True,
         )
-        self._process = process
+
+    async def _begun(self) -> bool:
+        """Tell the process what to do, and wait until it does it; ended if it does not."""
+        process, here = self._process, self._channel
+        assert process is not None
         assert process.stdout is not None
-        try:
+        assert here is not None
+        self._channel = None
+        said = b""
+        with contextlib.suppress(TimeoutError, OSError):
+            with here:
+                tell(here, self._options, self._sockets)
             said = await asyncio.wait_for(process.stdout.readline(), READY_SECONDS_MAX)
-        except TimeoutError:
-            said = b""
         if said != b"ready\n":
             await self._end()
-            raise HoldfastError(
-                "the gates did not start",
-                hint="The agent's log says why. Until it runs, Postfix keeps what it cannot deliver: nothing is lost.",
-                retry=True,
+        return said == b"ready\n"
+
+    @property
+    def _argv(self) -> tuple[str, ...]:
+        return (sys.executable, "-m", "holdfast.gate", self._options.machine)
+
+    def stand_in(self, log: Path) -> None:
+        """Start the gates of a machine whose agent does not run yet, unless they do; they outlive this process. What
+        they say goes to *log*. Raises HoldfastError, OSError."""
+        if stand_in_runs(self._run):
+            return
+        self._run.mkdir(parents=True, exist_ok=True)
+        self.open()
+        alone = msgspec.structs.replace(self._options, stand_in=True, parent=0, log=None)
+        here, there = channel()
+        with log.open("ab") as told, there:  # not asyncio's: that kills its children when its loop ends
+            process = subprocess.Popen(
+                self._argv, stdin=there.fileno(), stdout=subprocess.PIPE, stderr=told, start_new_session=True
             )
+        with here:
+            tell(here, alone, self._sockets)
+        self._close()
+        assert process.stdout is not None
+        with process.stdout as said:
+            readable, _, _ = select.select([said], [], [], READY_SECONDS_MAX)
+            if not readable or said.readline() != b"ready\n":
+                process.kill()
+                process.wait()
+                raise HoldfastError("the gates did not start", hint=f"{log} says why.")
+        note_stand_in(self._run, process.pid)
 
     async def _keep(self) -> None:
         while True:
             assert self._process is not None
             status = await self._process.wait()
             _log.error("the gates' process ended with status %s; it is started again", status)
-            while not self.running:
+            while not self.serving:
                 await asyncio.sleep(AGAIN_SECONDS)
                 try:
                     await self._start()
@@ -180,12 +243,18 @@ class Gate:
             await asyncio.gather(self._watching, return_exceptions=True)
             self._watching = None
         await self._end()
+        self._close()
+
+    def _close(self) -> None:
         for opened in self._sockets.values():
             opened.close()
         self._sockets.clear()
 
     async def _end(self) -> None:
         process, self._process = self._process, None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
         if process is None or process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):

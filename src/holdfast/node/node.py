@@ -531,8 +531,8 @@ class Node:
             self.world.serving.look_again()
             for sentence in await self.world.serving.warm():
                 self.world.history.record("standby prepared", sentence)
-        except HoldfastError as error:
-            self.world.history.record("the mail software could not be prepared", error.message)
+        except (HoldfastError, OSError) as error:
+            self.world.history.record("the mail software could not be prepared", str(error))
 
     async def _seed(self, row: Row) -> bool:
         """Fetch what differs from the primary. False: the next decision finds an index that fits, or seeds on."""

@@ -54,7 +54,8 @@ class Serving:
 
     async def warm(self) -> tuple[str, ...]:
         """As a standby: do beforehand what takes time; what was done, in sentences."""
-        return await self.mail.warm()
+        done = await self.mail.warm()
+        return done if self._gate is None else (*done, *await self._gate.warm())
 
     async def prepare(self) -> tuple[str, ...]:
         """Make copied configuration fit this machine; what was done, in sentences."""
@@ -89,7 +90,7 @@ class Serving:
         return (
             *missing,
             *(name for name, runs in running.items() if not runs),
-            *(["the gates"] if self._gate is not None and not self._gate.running else []),
+            *(["the gates"] if self._gate is not None and not self._gate.serving else []),
         )
 
     async def stop(self) -> None:

@@ -25,6 +25,7 @@ from holdfast.mail.site import MailSite
 from holdfast.mail.supervise import SYSTEMD
 from holdfast.node.address import Addresses
 from holdfast.node.enrol import CONFIGURATION_FOLDER
+from holdfast.node.gates import GATE_TREES, Gate
 from holdfast.rebuild import software, users
 from holdfast.rebuild.book import Book, StepTime
 from holdfast.rebuild.doors import Doors, requeue
@@ -170,6 +171,7 @@ class Rebuild:
     def _mail_flow(self) -> None:
         with self._step("mail flow", "mail flow: what comes in is accepted, and waits for accounts that are not back"):
             self._make_ground()
+            self._gate_trees()
             missing = self._missing()
             build_walls(missing)
             site = self._site()
@@ -181,6 +183,7 @@ class Rebuild:
                 if self._runner.run(site.services["dovecot"].running()):
                     self._runner.run(site.services["dovecot"].reload())
             self._prepare(site)
+            self._gates()
             for name in ("dovecot", "postfix"):
                 if name in site.services:
                     self._runner.run(site.services[name].start())
@@ -188,6 +191,22 @@ class Rebuild:
             if "postfix" in site.services:
                 self._must_answer(self._runner.run(site.services["postfix"].probe(_HERE)))
             self._book.milestone("mail is accepted")
+
+    def _gate_trees(self) -> None:
+        """What the gates know of deliveries, shadows and the ledger: before the gates begin, and write there."""
+        for unit in self._missing():
+            if unit.tree in GATE_TREES:
+                self._note_failures(unit.target, place(self._vault, unit, self._ground.staging_for(unit)))
+                self._book.note_placed(unit.target)
+
+    def _gates(self) -> None:
+        """Those of the configuration, until the agent starts: Postfix and Dovecot hand everything to them."""
+        settings = self._plan.own.settings
+        if settings is not None and settings.gate.used and settings.me.role == "mail":
+            Gate(settings).stand_in(self._book.folder / "gates.log")
+            self._tell.note(
+                "the gates run without a log: until the agent starts, what is accepted is on this disk only"
+            )
 
     async def _accounts(self, dovecot: object, missing: list[Unit]) -> dict[str, set[str]]:
         """Accounts and their places that are missing: as archived, and as the restored configuration has them."""
@@ -291,6 +310,7 @@ class Rebuild:
             doors = self._doors(dovecot)
             taken_out = doors.take_out() if doors is not None else False
             self._prepare(site)
+            self._gates()
             if taken_out and dovecot is not None:
                 # Not a reload: Dovecot 2.3.19 dies at one that changes anvil's listeners (seen). Clients connect again.
                 self._runner.run(dovecot.stop())
