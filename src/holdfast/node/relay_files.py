@@ -97,6 +97,8 @@ smtpd_tls_loglevel = 1
 smtp_tls_security_level = may
 smtp_tls_CAfile = /etc/ssl/certs/ca-certificates.crt
 smtp_tls_loglevel = 1
+# Many messages over one connection: without it each costs a TLS handshake here and on the primary. Needs tlsproxy(8).
+smtp_tls_connection_reuse = yes
 """
 
 
@@ -125,4 +127,7 @@ def hand_on_to(settings: Settings) -> tuple[str, ...]:
 def master_cf() -> str:
     about = "Postfix's processes on a relay. See master(5). Written by `holdfast relay configure`."
     smtpd = "smtp      inet  n       -       y       -       -       smtpd\n"
-    return f"# /etc/postfix/master.cf -- {about}\n" + COLUMNS + smtpd + processes(without=("virtual", "lmtp"))
+    tlsproxy = "tlsproxy  unix  -       -       y       -       0       tlsproxy\n"
+    return (
+        f"# /etc/postfix/master.cf -- {about}\n" + COLUMNS + smtpd + tlsproxy + processes(without=("virtual", "lmtp"))
+    )
