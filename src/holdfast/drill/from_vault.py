@@ -81,7 +81,8 @@ def join_again(site: ProtectedLab, rebuilt: Machine, other: Machine) -> float:
     both have their roles.
 
     The relay still has the old log, which names a machine that has lost its disk: only a person can say that what this
-    one holds now is the mail. All three log servers must answer for a new one. Raises LabError.
+    one holds now is the mail, although the others know of a later primary. All three log servers must answer for a new
+    one. Raises LabError.
     """
     began = time.monotonic()
     bundles = site.order(rebuilt.name, "trust", "renew")["bundles"]
@@ -93,7 +94,7 @@ def join_again(site: ProtectedLab, rebuilt: Machine, other: Machine) -> float:
         machine.boot(AGENT)
     facts = site.wait_for(rebuilt.name, lambda found: found["role"] != "starting", "in a role")
     if facts["role"] != "primary":
-        rebuilt.run(["holdfast", "found", "--yes"])
+        rebuilt.run(["holdfast", "found", "--yes", "--force"])
     site.wait_role(rebuilt.name, "primary")
     site.wait_role(other.name, "standby")
     return time.monotonic() - began
