@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast.errors import ConfigurationError, HoldfastError
 from holdfast.gate.held import DAY_SECONDS, HoldOrder, Order, in_order, waiting
+from holdfast.gate.list_kept import KeptList
 from holdfast.gate.pace import WINDOW_MAX, WINDOW_MIN, Pace
 from holdfast.gate.queue import Queued, QueuedRecipient
 from holdfast.gate.recipients import Recipients, decode, encode, tables
+from holdfast.gate.relay_view import read_view, view_of, write_view
 
 LIST = Recipients(
     machine="main",
@@ -49,6 +53,54 @@ def test_a_list_is_the_same_whoever_says_it_and_when() -> None:
     assert LIST.same_as(other)
     assert not LIST.same_as(None)
     assert not LIST.same_as(Recipients("main", 1000.0, LIST.domains, ()))
+
+
+class Tables:
+    """Made, or not."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.made: list[Recipients] = []
+
+    async def write(self, recipients: Recipients) -> None:
+        if self.broken:
+            raise HoldfastError("postmap: no space")
+        self.made.append(recipients)
+
+
+def test_tables_that_could_not_be_made_are_made_later_after_a_restart_too(tmp_path: Path) -> None:
+    async def play() -> None:
+        tables = Tables()
+        tables.broken = True
+        kept = KeptList(tmp_path / "list", tables, lambda: 2000.0)
+        await kept.load()
+        with pytest.raises(HoldfastError):
+            await kept.take(LIST)
+        again = KeptList(tmp_path / "list", tables, lambda: 2000.0)
+        await again.load()
+        assert again.list == LIST
+        tables.broken = False
+        for _ in range(2):
+            await again.take(LIST)
+        assert tables.made == [LIST]
+
+    asyncio.run(play())
+
+
+def test_an_older_list_is_not_taken_unless_ours_comes_from_a_clock_that_was_wrong(tmp_path: Path) -> None:
+    def dated(at: float) -> Recipients:
+        return msgspec.structs.replace(LIST, at=at)
+
+    async def play() -> None:
+        kept = KeptList(tmp_path / "list", Tables(), lambda: 5000.0)
+        for at, expected in ((4000.0, 4000.0), (3000.0, 4000.0), (5300.0, 5300.0), (5000.0, 5300.0)):
+            await kept.take(dated(at))
+            assert kept.list == dated(expected)
+        await kept.take(dated(90_000.0))
+        await kept.take(dated(5010.0))
+        assert kept.list == dated(5010.0)
+
+    asyncio.run(play())
 
 
 def test_what_waits_is_told_with_what_goes_back_when() -> None:
@@ -131,3 +183,13 @@ def test_a_primary_that_goes_away_in_the_middle_is_asked_with_few() -> None:
 def test_how_long_it_takes_is_told_when_it_can_be() -> None:
     assert Pace().seconds_left(100) is None
     assert Pace(rate=50.0).seconds_left(100) == 2.0
+
+
+def test_a_relay_says_of_itself_what_waits_and_that_it_says_nothing(tmp_path: Path) -> None:
+    assert read_view(tmp_path, NOW).warnings == ("its gates say nothing: `holdfast relay status` there",)
+    here = waiting([queued(1, "alice@example.org"), queued(2, "bob@example.org", queue="active")], NOW, 30)
+    write_view(tmp_path, view_of(NOW, here, taking="", held_why="a new disk", warnings=("the list is old",)))
+    told = read_view(tmp_path, NOW + 60)
+    assert told.words == "2 messages wait, 1 of them on hold; nothing is handed on, by order: a new disk"
+    assert told.warnings == ("the list is old",)
+    assert "say nothing" in read_view(tmp_path, NOW + 600).warnings[0]

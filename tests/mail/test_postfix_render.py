@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import ConfigurationError
+from holdfast.mail.postfix import short_queue_ids
 from holdfast.mail.postfix_render import canonical, parse_overrides, render
 
 keys = st.text(string.ascii_lowercase + "_", min_size=1, max_size=8)
@@ -66,3 +67,10 @@ def test_overrides_have_comments_and_continued_lines() -> None:
 def test_a_value_of_two_lines_is_refused() -> None:
     with pytest.raises(ConfigurationError):
         render(b"", {"a": "1\nsmtpd_relay_restrictions = permit"})
+
+
+def test_short_queue_ids_are_told_of_where_our_milter_goes_by_them() -> None:
+    ours = {"smtpd_milters": "inet:127.0.0.1:8891 unix:private/holdfast-milter"}
+    assert ["enable_long_queue_ids = yes" in said for said in short_queue_ids(ours)] == [True]
+    assert short_queue_ids({**ours, "enable_long_queue_ids": "yes"}) == []
+    assert short_queue_ids({"smtpd_milters": "inet:127.0.0.1:8891"}) == []

@@ -55,6 +55,9 @@ SETTLED_AT_ONCE: Final = 16
 ADOPTED_AT_ONCE: Final = 16
 ADOPTION_SECONDS_MAX: Final = 300.0
 """From sendmail(1) through pickup(8), which looks every 60 s for what was refused before, to the milter."""
+ADOPTION_TRIES_MAX: Final = 3
+"""A quarter of an hour. What has not come by then another milter refuses each time, and its sender gets a notice each
+time; and what waits behind it must not wait for ever. Its shadow stands, and it is tried again by the next gates."""
 LOOKS: Final = 2
 """A message that moves from one queue to another while we list them is in neither list; not twice in a row."""
 LEFT_LOOKS: Final = 60
@@ -65,6 +68,9 @@ LISTING_PAUSES: Final = 20.0
 """Listing a queue of 20,000 messages takes 0.1 s: no more than a twentieth of the time goes into it."""
 ADOPTED_IDS_MAX: Final = 100_000
 """Some 10 MB."""
+LEFT_MAX: Final = 100_000
+"""Some 20 MB: refused for the quarter of an hour and more that the log is away. What the oldest have left goes with the
+next start."""
 _log = logging.getLogger("holdfast.gate")
 
 
@@ -75,6 +81,8 @@ class AcceptCounts(Struct):
     later: int = 0
     settled: int = 0
     adopted: int = 0
+    given_up: int = 0
+    """Of others, never came through this machine's queue; their shadows stand."""
 
 
 class Foreign(NamedTuple):
@@ -109,6 +117,7 @@ class ShadowMilter:
         adopts_at_start: bool = True,
         adopts_own: bool = True,
         holds: Callable[[], bool] = lambda: False,
+        adoption_seconds: float = ADOPTION_SECONDS_MAX,
     ) -> None:
         """*book*: the ledger; *subjects*: whether it keeps them. *relays*: IP addresses of clients whose delivery ids
         are kept. *adopts_at_start*: what stands there of other machines, because this one took over from them; a relay
@@ -117,7 +126,7 @@ class ShadowMilter:
         """
         self.store, self.queue, self.relays, self.adopts_at_start = store, queue, relays, adopts_at_start
         self.adopts_own, self.holds, self.book = adopts_own, holds, book
-        self._subjects = subjects
+        self._subjects, self._adoption_seconds = subjects, adoption_seconds
         self.counts = AcceptCounts()
         self._standing: dict[str, _Standing] = {}
         """This machine's, by name."""
@@ -127,6 +136,8 @@ class ShadowMilter:
         """Others', by delivery id, that are on their way through the queue of this machine."""
         self._adopted_ids: dict[str, None] = {}
         """Ids of what was adopted lately: after a crash in between, a message may come by a second time."""
+        self._never_came: dict[str, int] = {}
+        """Tries to adopt a shadow, by its name, at which it did not pass Postfix."""
         self._sessions: set[_Session] = set()
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -224,6 +235,8 @@ class ShadowMilter:
             self._note_refused(shadow, error)
             if writing.left is not None:
                 self._left[writing.left.name] = _Standing(writing.left, 0)
+                if len(self._left) > LEFT_MAX:
+                    del self._left[next(iter(self._left))]
             raise
         self._standing[shadow.name] = _Standing(shadow, 0)
         self.counts.shadowed += 1
@@ -310,6 +323,8 @@ class ShadowMilter:
 
     async def _settle_left(self) -> None:
         for name, (shadow, looks) in list(self._left.items()):
+            if name not in self._left:  # it was the oldest of too many, while the one before was settled
+                continue
             if looks not in (0, LEFT_LOOKS) or await self._settled(shadow):
                 self._left[name] = _Standing(shadow, looks + 1)
             if looks >= LEFT_LOOKS:
@@ -325,14 +340,14 @@ class ShadowMilter:
 
     async def adopt(self, shadows: Iterable[Foreign]) -> None:
         """Put what other machines had accepted and not delivered into this queue; returns when all are there, with
-        shadows of this machine's own."""
+        shadows of this machine's own, or given up."""
         places = asyncio.Semaphore(ADOPTED_AT_ONCE)
 
         async def adopt(foreign: Foreign) -> bool:
             async with places:
                 return await self._adopted(foreign)
 
-        waiting = list(shadows)
+        waiting = [foreign for foreign in shadows if self._tries_left(foreign.shadow)]
         while waiting:
             # Of two with one id, one after the other: by its id alone the milter knows what it adopts.
             first = {foreign.shadow.delivery: foreign for foreign in reversed(waiting)}
@@ -342,6 +357,9 @@ class ShadowMilter:
             if waiting:
                 await asyncio.sleep(0 if finished else SETTLE_SECONDS)
 
+    def _tries_left(self, shadow: Shadow) -> bool:
+        return self._never_came.get(shadow.name, 0) < ADOPTION_TRIES_MAX
+
     async def _adopted(self, foreign: Foreign) -> bool:
         """False: it is to be tried again."""
         shadow = foreign.shadow
@@ -350,11 +368,19 @@ class ShadowMilter:
             envelope, message = await foreign.store.read(shadow)
             self._adopting[shadow.delivery] = adoption
             await self.queue.put(envelope, message)
-            async with asyncio.timeout(ADOPTION_SECONDS_MAX):
+            async with asyncio.timeout(self._adoption_seconds):
                 await adoption.taken
         except TimeoutError:
-            _log.error("%s, accepted by %s, has not passed Postfix yet", shadow.delivery, shadow.machine)
-            return False
+            self._never_came[shadow.name] = self._never_came.get(shadow.name, 0) + 1
+            if self._tries_left(shadow):
+                _log.error("%s, accepted by %s, has not passed Postfix yet", shadow.delivery, shadow.machine)
+                return False
+            self.counts.given_up += 1
+            words = (
+                "%s, accepted by %s, does not pass Postfix: see its log. It is not lost; the next gates try it again"
+            )
+            _log.error(words, shadow.delivery, shadow.machine)
+            return True
         except HoldfastError as error:
             _log.error("%s, accepted by %s, is not in the queue yet: %s", shadow.delivery, shadow.machine, error)
             return not error.retry

@@ -22,16 +22,17 @@ import msgspec
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError, Refused
-from holdfast.files import PRIVATE, write_once
 from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.agent import Agent, Heard
 from holdfast.gate.drain import Progress, drain
 from holdfast.gate.held import HoldOrder, Order, Waiting, waiting
+from holdfast.gate.list_kept import KeptList
 from holdfast.gate.observers import primary_down
 from holdfast.gate.options import GateOptions
 from holdfast.gate.policy import DUNNO, PolicyServer, later
 from holdfast.gate.queue import PostfixQueue
-from holdfast.gate.recipients import SUBJECT, Recipients, decode, encode
+from holdfast.gate.recipients import SUBJECT, decode
+from holdfast.gate.relay_view import WRITE_SECONDS, view_of, write_view
 from holdfast.gate.shadow_stream import Settled, StreamShadows
 from holdfast.gate.tables import RelayTables
 from holdfast.gate.tasks import in_background
@@ -113,9 +114,9 @@ class Relay:
         self._store = StreamShadows(shadows, options.machine, self._folder / "spool", wall_seconds)
         self._hold = HoldOrder(self._folder / "hold.json")
         self._drained = HoldOrder(self._folder / "drain.json")
-        self._tables = RelayTables(commands, Path(self._settings.tables))
+        tables = RelayTables(commands, Path(self._settings.tables))
+        self._kept = KeptList(self._folder / "recipients", tables, wall_seconds)
         self._heard = Heard()
-        self._list: Recipients | None = None
         self._queue: PostfixQueue | None = None
         self._milter: ShadowMilter | None = None
         self._draining: Progress | None = None
@@ -127,12 +128,7 @@ class Relay:
         with contextlib.suppress(HoldfastError, OSError, TimeoutError):  # looked for again later
             async with asyncio.timeout(TAKEN_SECONDS_MAX):
                 await self.throw_out_taken()
-        self._list = self._kept_list()
-        if self._list is not None:
-            try:
-                await self._tables.write(self._list)
-            except HoldfastError as error:
-                _log.error("the tables are those of before: %s", error)
+        await self._kept.load()
         self._milter = ShadowMilter(
             self._store,
             self._queue,
@@ -146,13 +142,13 @@ class Relay:
         server = PolicyServer(self._policy)
         stack.push_async_callback(server.stop)
         await server.start(policy)
-        for work in (self._listen, self._follow_list, self._look_for_taken, self._drain_on):
+        for work in (self._listen, self._follow_list, self._look_for_taken, self._drain_on, self._tell):
             in_background(work(), stack)
 
     # -- what Postfix asks ---------------------------------------------------------------------------------------------
 
     def _taking(self) -> tuple[bool, str]:
-        if self._list is None:
+        if self._kept.list is None:
             return False, "no list of recipients has come from the primary yet"
         if self._settings.mode == "front":
             return True, "all mail from outside comes through here"
@@ -192,33 +188,10 @@ class Relay:
             try:
                 message = await self._lists.last(SUBJECT)
                 if message is not None:
-                    await self._take_list(decode(message.payload))
+                    await self._kept.take(decode(message.payload))
             except (HoldfastError, OSError) as error:
                 _log.warning("the list of recipients: %s", error)
             await asyncio.sleep(LIST_SECONDS)
-
-    async def _take_list(self, found: Recipients) -> None:
-        """What is older than ours is a replayed or restored one."""
-        if self._list is not None and found.at <= self._list.at:
-            return
-        write_once(self._kept_path, encode(found), PRIVATE)
-        if not found.same_as(self._list):
-            await self._tables.write(found)
-            _log.info("%d recipients in %d domains", len(found.recipients), len(found.domains))
-        self._list = found
-
-    @property
-    def _kept_path(self) -> Path:
-        return self._folder / "recipients"
-
-    def _kept_list(self) -> Recipients | None:
-        try:
-            return decode(self._kept_path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (HoldfastError, OSError) as error:
-            _log.error("the kept list of recipients: %s", error)
-            return None
 
     async def _look_for_taken(self) -> None:
         """What the primary has adopted is thrown out; what came to no end before this start is forgotten."""
@@ -248,6 +221,18 @@ class Relay:
         _log.info("%d messages were taken over by the primary; %d were still here", len(taken), len(here))
         await self._store.thrown_out(taken)
 
+    async def _tell(self) -> None:
+        """The agent, and through it the site's status."""
+        while True:
+            try:
+                now = await self.status()
+                taking = "" if now.taking else now.taking_reason
+                found = view_of(now.at, now.waiting, taking=taking, held_why=now.held_why, warnings=now.warnings)
+                await asyncio.to_thread(write_view, self._folder, found)
+            except (HoldfastError, OSError) as error:  # then the view is old, which is told
+                _log.info("the site's status has nothing new of this relay: %s", error)
+            await asyncio.sleep(WRITE_SECONDS)
+
     # -- what people ask -------------------------------------------------------------------------------------------
 
     async def status(self) -> RelayStatus:
@@ -255,7 +240,7 @@ class Relay:
         assert self._queue is not None
         assert self._milter is not None
         now = self._wall_seconds()
-        found = self._list
+        found = self._kept.list
         facts = ListFacts(
             at=found.at if found else 0.0,
             machine=found.machine if found else "",

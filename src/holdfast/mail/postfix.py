@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -265,14 +266,15 @@ class Postfix:
         errors = [line for line in said if any(word in line for word in ("fatal:", "error:", "panic:"))]
         if not result.ok and not errors:
             errors = [result.words]
+        warnings = [line for line in said if "warning:" in line]
         try:
             found = await self.layout()
+            warnings += short_queue_ids(found.settings)
             errors += [f"{path} is not there" for path in sorted(named_files(_certificates(found))) if not _there(path)]
             errors += [f"{table.source} is not there" for table in found.tables if not _there(table.source)]
             self.own_values()
         except ConfigurationError as error:
             errors.append(error.message)
-        warnings = [line for line in said if "warning:" in line]
         return CheckResult(self.name, errors=tuple(errors), warnings=tuple(warnings))
 
     async def version(self) -> str:
@@ -292,6 +294,15 @@ def _settings(text: str) -> dict[str, str]:
             last = key.strip()
             found[last] = value.strip()
     return found
+
+
+def short_queue_ids(settings: Mapping[str, str]) -> list[str]:
+    """A sentence where our milter sees messages whose queue ids come again: what another machine has taken over is
+    thrown out by its id, and new mail could be (docs/concepts/gates.md)."""
+    ours = any("holdfast" in settings.get(name, "") for name in ("smtpd_milters", "non_smtpd_milters"))
+    if not ours or settings.get("enable_long_queue_ids", "no") == "yes":
+        return []
+    return ["the gates' milter needs enable_long_queue_ids = yes in main.cf: short queue ids come again"]
 
 
 def _certificates(found: PostfixLayout) -> list[str]:

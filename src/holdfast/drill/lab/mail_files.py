@@ -279,6 +279,7 @@ def _milters(milter: str) -> str:
 smtpd_milters = {milter}
 non_smtpd_milters = $smtpd_milters
 milter_default_action = tempfail
+enable_long_queue_ids = yes
 """
 
 
