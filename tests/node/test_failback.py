@@ -74,13 +74,13 @@ def test_a_switchover_ordered_for_a_moment_happens_then_and_once(tmp_path: Path)
         await backup.readiness.look()
         guard = Guard(backup, nodes.backup.operations)
         with pytest.raises(Refused, match="is primary"):
-            Guard(nodes.main.node, nodes.main.operations).order_switchover("03:30", "")
-        at = guard.order_switchover("03:30", "a new kernel")
+            Guard(nodes.main.node, nodes.main.operations).planned.order_switchover("03:30", "")
+        at = guard.planned.order_switchover("03:30", "a new kernel")
         assert (await nodes.backup.status()).failover.switchover_at == at
-        guard.order_switchover("", "not tonight")
+        guard.planned.order_switchover("", "not tonight")
         assert (await nodes.backup.status()).failover.switchover_at == 0.0
 
-        at = guard.order_switchover("03:30", "a new kernel")
+        at = guard.planned.order_switchover("03:30", "a new kernel")
         nodes.backup.clock.wrong_by_seconds = at - nodes.main.clock.seconds() - 5.0
         guard.look(backup.world.clocks.steady())
         assert (await nodes.backup.status()).failover.switchover_at == at
@@ -106,7 +106,7 @@ def test_a_switchover_at_its_moment_that_fails_is_told_of_and_not_tried_again(tm
         assert nodes.main.node.asks is not None
         nodes.main.node.asks.answer("yield", _fails, changes=True)
         guard = Guard(backup, nodes.backup.operations)
-        at = guard.order_switchover("03:30", "a new kernel")
+        at = guard.planned.order_switchover("03:30", "a new kernel")
         nodes.backup.clock.wrong_by_seconds = at - nodes.main.clock.seconds() + 1.0
         await guard.start()
         try:
@@ -119,7 +119,7 @@ def test_a_switchover_at_its_moment_that_fails_is_told_of_and_not_tried_again(tm
         assert warned.what.startswith("no switchover at ")
         assert "the disk does not answer" in warned.what
         assert nodes.main.node.role is Role.PRIMARY
-        guard.order_switchover("03:30", "another night")
+        guard.planned.order_switchover("03:30", "another night")
         assert not backup.not_switched
 
     run(tmp_path, scenario)
@@ -132,7 +132,7 @@ async def _fails(request: object) -> dict[str, object]:
 def test_an_order_for_a_moment_at_which_the_agent_did_not_run_is_not_made_good_later(tmp_path: Path) -> None:
     async def scenario(nodes: TwoNodes) -> None:
         guard = Guard(nodes.backup.node, nodes.backup.operations)
-        at = guard.order_switchover("03:30", "a new kernel")
+        at = guard.planned.order_switchover("03:30", "a new kernel")
         nodes.backup.clock.wrong_by_seconds = at - nodes.main.clock.seconds() + 3600.0
         guard.look(nodes.backup.node.world.clocks.steady())
         assert nodes.backup.node.role is Role.STANDBY

@@ -167,8 +167,10 @@ def test_what_was_proved_while_nobody_heard_is_proved_again(tmp_path: Path) -> N
 def test_a_takeover_is_given_up_when_the_voters_hear_the_primary_after_all(tmp_path: Path) -> None:
     async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
         with pytest.raises(Refused, match="main is heard again"):
-            await backup.guard.confirm("main")
-        outcome = await backup.operations.takeover("a test", force=True, confirm=lambda: backup.guard.confirm("main"))
+            await backup.guard.duties.confirm("main")
+        outcome = await backup.operations.takeover(
+            "a test", force=True, confirm=lambda: backup.guard.duties.confirm("main")
+        )
         assert "not confirmed" in outcome.failure
         assert main.serves
         assert backup.node.role is Role.STANDBY
@@ -223,16 +225,16 @@ def test_without_the_fencing_commands_proof_nobody_is_promoted_and_a_person_is_a
 
 def test_a_pause_holds_from_the_moment_the_order_returns_or_the_order_says_why_not(tmp_path: Path) -> None:
     async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
-        assert set((await relay.guard.pause("work")).values()) == {""}
+        assert set((await relay.guard.duties.pause("work")).values()) == {""}
         main.hear_nothing_from()
         await wait_until(lambda: "paused" in backup.node.decided.reason, lambda: str(backup.node.decided))
         assert not main.said("stops serving")
         main.bus.connected = True
         await wait_until(lambda: backup.node.beats.alive("main"), lambda: "main is not heard")
-        assert set((await main.guard.resume()).values()) == {""}
+        assert set((await main.guard.duties.resume()).values()) == {""}
         await backup.end()
         for machine in (relay, main):
-            told = await machine.guard.pause("more work")
+            told = await machine.guard.duties.pause("more work")
             assert "not every standby has confirmed" in told["main"]
 
     run(tmp_path, scenario)
@@ -240,7 +242,7 @@ def test_a_pause_holds_from_the_moment_the_order_returns_or_the_order_says_why_n
 
 def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_knows_of_it(tmp_path: Path) -> None:
     async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
-        assert set((await relay.guard.pause("work")).values()) == {""}
+        assert set((await relay.guard.duties.pause("work")).values()) == {""}
         await wait_until(
             lambda: bool((beat := backup.node.beats.last("main")) and beat.paused), lambda: "not told by main"
         )
@@ -250,15 +252,17 @@ def test_a_pause_is_known_everywhere_and_lifted_only_where_the_primary_knows_of_
         assert main.serves, "nobody can replace it"
         for machine in (backup, relay):
             with pytest.raises(Refused, match="may serve on"):
-                await machine.guard.resume()
+                await machine.guard.duties.resume()
         main.bus.connected = True
         assert not relay.node.beats.alive("main")
-        assert set((await backup.guard.resume()).values()) == {""}, "main knows, whether or not it is heard again"
+        assert set((await backup.guard.duties.resume()).values()) == {""}, (
+            "main knows, whether or not it is heard again"
+        )
         for machine in (main, backup, relay):
             assert not machine.node.world.local.state.paused
         await wait_until(lambda: backup.node.beats.alive("main"), lambda: "main is not heard")
-        assert set((await relay.guard.pause("more work")).values()) == {""}
-        assert set((await main.guard.resume()).values()) == {""}
+        assert set((await relay.guard.duties.pause("more work")).values()) == {""}
+        assert set((await main.guard.duties.resume()).values()) == {""}
         assert not backup.node.world.local.state.paused
 
     run(tmp_path, scenario)

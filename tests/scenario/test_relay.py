@@ -133,6 +133,11 @@ def test_mail_is_held_by_order_and_handed_on_in_order(site: Site) -> None:
     assert told["shadows"] == 12
     shown = site.holdfast("relay", "relay", "status")
     assert "12 on hold" in shown.stdout
+    site.protected.wait_for(
+        "main",
+        lambda told: any("12 messages wait, 12 of them on hold" in view["progress"] for view in told["machines"]),
+        "telling of what its relay holds",
+    )
     exported = site.holdfast("relay2", "relay", "export", "/root/export", "--json")
     assert json.loads(exported.stdout)["messages"] == 12
     contents = [path.read_bytes() for path in site.machine("relay2").path("/root/export").glob("*.eml")]

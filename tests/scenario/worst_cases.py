@@ -1,5 +1,5 @@
-"""The worst cases by hand, as docs/operations/ says what to do: the whole site off, the log lost on one machine, a
-corrupt copy, two machines of three gone for good; and a site with copies at intervals.
+"""The worst cases by hand, as docs/operations/ says what to do: the whole site off, the log lost on one machine and on
+two, a corrupt copy, an ended certificate, two machines of three gone for good; and a site with copies at intervals.
 
 In this order: the last but one leaves a site of one machine. `make worst-cases` runs them.
 """
@@ -7,15 +7,20 @@ In this order: the last but one leaves a site of one machine. `make worst-cases`
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from holdfast.changes.names import MachineName
 from holdfast.drill.lab.lab import Machine
 from holdfast.drill.lab.spec import LabError
 from holdfast.drill.lab.tools import wait_until
+from holdfast.log.trust import Authority
 
 from .site import Site, protected_site
 from .test_failover import cause, count, put_message, wait_serving
@@ -23,6 +28,7 @@ from .test_failover import cause, count, put_message, wait_serving
 pytestmark = pytest.mark.system
 
 SECONDS_MAX = 120.0
+ITSELF_SECONDS = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +70,13 @@ def wait_there(site: Site, machine: str, name: str) -> None:
 
 def lose_log(machine: Machine) -> None:
     """The log server's data is gone."""
+    stop_agent(machine)
+    machine.run(["rm", "-rf", "/var/lib/holdfast/log"])
+
+
+def stop_agent(machine: Machine) -> None:
     machine.stop_unit("holdfast")
     wait_until(lambda: machine.unit("holdfast").pid is None, SECONDS_MAX, "the agent's end", 0.05)
-    machine.run(["rm", "-rf", "/var/lib/holdfast/log"])
 
 
 @pytest.mark.usefixtures("whole")
@@ -118,6 +128,62 @@ def test_a_corrupt_copy_is_named_file_by_file_and_mended(site: Site) -> None:
     assert report["found"] >= 2
     assert report["remaining"] == 0
     site.verify_clean()
+
+
+@pytest.mark.usefixtures("whole")
+@pytest.mark.parametrize("machines", [("backup", "relay"), ("main", "backup")])
+def test_a_log_lost_on_two_machines_goes_on_by_itself_or_when_it_is_founded_anew(
+    site: Site, machines: tuple[str, str]
+) -> None:
+    for machine in machines:
+        lose_log(site.machine(machine))
+    for machine in machines:
+        site.machine(machine).start_unit("holdfast")
+    name = put(site, "main", f"lost-on-{machines[0]}")
+    with contextlib.suppress(LabError):  # not by itself: the two empty servers have found each other first
+        site.protected.wait_for("main", serves_with_standby, "going on by itself", ITSELF_SECONDS)
+    if not serves_with_standby(site.status("main")):
+        print(site.holdfast("main", "found", "--yes"))
+        site.protected.wait_for("main", serves_with_standby, "going on by order", SECONDS_MAX)
+    site.protected.barrier("main")
+    site.verify_clean()
+    wait_there(site, "main", name)
+
+
+def serves_with_standby(facts: dict[str, Any]) -> bool:
+    roles = {view["name"]: view["role"] for view in facts["machines"]}
+    return bool(facts["serving"] and facts["log"]["reachable"]) and roles["backup"] == "standby"
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_machine_whose_certificate_has_ended_is_away_until_it_has_a_new_one(site: Site) -> None:
+    main, backup = site.machine("main"), site.machine("backup")
+    ended = datetime.now(UTC) - timedelta(days=30)
+    authority = Authority(main.path("/etc/holdfast/authority"))
+    identity = authority.issue(MachineName("backup"), [str(backup.state.ipv4)], days=1, now=ended)
+    identity.write(backup.path("/etc/holdfast/tls"))
+    restart(backup)
+    site.protected.wait_for("main", lambda facts: "backup is silent" in warned(facts), "without backup")
+    name = put(site, "main", "without-a-certificate")
+    site.protected.barrier("main")  # the other two carry the log
+    assert f"{ended + timedelta(days=1):%Y-%m-%d}" in site.holdfast("backup", "trust", "show").stdout
+    renewed = json.loads(site.holdfast("main", "trust", "renew", "--json").stdout)
+    site.protected.join(backup, main, renewed["bundles"]["backup"])
+    restart(backup)
+    site.protected.wait_role("backup", "standby")
+    site.verify_clean()
+    site.protected.order("backup", "switchover", "--why", "it is needed now")
+    wait_serving(site, "backup")
+    wait_there(site, "backup", name)
+
+
+def warned(facts: dict[str, Any]) -> str:
+    return " ".join(each["what"] for each in facts["warnings"])
+
+
+def restart(machine: Machine) -> None:
+    stop_agent(machine)
+    machine.start_unit("holdfast")
 
 
 @pytest.mark.usefixtures("whole")

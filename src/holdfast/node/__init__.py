@@ -6,8 +6,9 @@ switchover), each as a ``plan`` that is shown, executed and written into the ``h
 
 *Without a person.* ``watchman``: two more tables, for what is done when others fall silent, with the argument why there
 are never two that serve, and its bound. ``hearing`` (who hears whom) and ``outlook`` make their facts; ``guard`` looks
-twenty times a second and does what they say. ``failback`` goes home at a set hour. ``outside`` runs the administrator's
-programs: ``address_command`` moves the address by one, ``fencing`` switches the old primary off by one.
+twenty times a second and does what they say; ``oneself`` tells it of this machine, ``duties`` are votes and pauses.
+``planned`` are switchovers at a set moment, ``failback`` is what speaks against going home. ``outside`` runs the
+administrator's programs: ``address_command`` moves the address by one, ``fencing`` switches the old primary off by one.
 
 *Before it is needed.* ``readiness`` looks whether this standby could take over; ``rehearsal`` shows it: a ``sample`` of
 the copy on a ``stage`` of namespaces, with the real mail software (``mail.rehearse``).
@@ -23,8 +24,8 @@ command outputs and writes the software manifest.
 *Copies at intervals.* ``copies`` makes them on the primary (when: ``schedule``), ``whole`` gives a standby the log's
 records a whole copy at a time.
 
-*Between machines.* ``beats``: four times a second, what each says of itself. ``asks``: sealed orders and small answers.
-``peer``: listings and contents, verify. ``enrol``: how machines become a site.
+*Between machines.* ``beats``: four times a second, what each says of itself (``saying``). ``asks``: sealed orders and
+small answers. ``peer``: listings and contents, verify. ``enrol``: how machines become a site.
 
 *Towards people.* ``control`` (HTTP on a socket), ``status``, ``metrics``, ``alarms``, ``story`` (`holdfast why`),
 ``desk`` (`holdfast decide`; ``desk_facts`` looks up what it tells).

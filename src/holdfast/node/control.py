@@ -161,7 +161,7 @@ class Control:
         body = await body_of(request)
         why = body.get("why", "")
         if "at" in body:
-            return _json({"at": self._guard.order_switchover(str(body["at"]), why)})
+            return _json({"at": self._guard.planned.order_switchover(str(body["at"]), why)})
         action = request.path.rpartition("/")[2]
         await self._note_decision(action, body)
         if action == "takeover":
@@ -200,14 +200,14 @@ class Control:
 
     async def _pause(self, request: web.Request) -> web.Response:
         body = await body_of(request)
-        return _json({"machines": await self._guard.pause(body.get("why") or "by hand, no reason given")})
+        return _json({"machines": await self._guard.duties.pause(body.get("why") or "by hand, no reason given")})
 
     async def _resume(self, request: web.Request) -> web.Response:
-        return _json({"machines": await self._guard.resume()})
+        return _json({"machines": await self._guard.duties.resume()})
 
     async def _why(self, request: web.Request) -> web.Response:
         at = request.query.get("at", "")
-        return _json(await self._guard.why(float(at) if at else None))
+        return _json(await self._guard.duties.why(float(at) if at else None))
 
     async def _decide(self, request: web.Request) -> web.Response:
         node = self._node

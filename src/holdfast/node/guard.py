@@ -1,7 +1,6 @@
 """Carries out what ``watchman`` decides: twenty times a second it looks, and stops, serves or takes over.
 
-Everything that can wait runs in tasks of its own; looking, and giving the address back, never waits for anything. A
-machine asked for its vote answers at once, from its own ears.
+Everything that can wait runs in tasks of its own; looking, and giving the address back, never waits for anything.
 """
 
 from __future__ import annotations
@@ -10,36 +9,25 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable
-from datetime import datetime
 from typing import Final
 
-import msgspec
-from msgspec import Struct
-
-from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.errors import HoldfastError
 from holdfast.log.port import Fenced
 from holdfast.node.address_command import KEEP_SECONDS, CommandedAddresses
-from holdfast.node.asks import Answers
-from holdfast.node.beats import Beat
-from holdfast.node.failback import WITHIN, Home, against, due
+from holdfast.node.duties import Duties
 from holdfast.node.fencing import Fencing
-from holdfast.node.history import Event
-from holdfast.node.local import Ordered
 from holdfast.node.merges import Merges
 from holdfast.node.node import Decided, Node
+from holdfast.node.oneself import facts_of_self, listen
 from holdfast.node.operations import Operations
 from holdfast.node.outlook import (
     Rules,
-    Self,
-    confirmed_by,
     primary_facts,
     standby_facts,
     superseded_by,
-    vote,
 )
+from holdfast.node.planned import Planned
 from holdfast.node.roles import Role
-from holdfast.node.schedule import moment
-from holdfast.node.story import STOOD_STILL, Story, lines_of, tell
 from holdfast.node.watchman import (
     MISSING_SECONDS,
     RENEW_SECONDS,
@@ -51,40 +39,14 @@ from holdfast.node.watchman import (
     decide_standby,
 )
 
-VOTE_SECONDS: Final = 0.5
-"""A voter that does not answer by then is as good as not heard."""
 GAPS_KEPT: Final = 60
 """Looks of the last seconds: how long this machine itself had stood still, in the history of a stop."""
 RENEW_EVERY_SECONDS: Final = 0.25
 ANNOUNCE_EVERY_SECONDS: Final = 10.0
 """Neighbours that missed or forgot the last announcement, or heard another's, learn it again."""
-EVENTS_MAX: Final = 1000
-"""Of each machine, for a story: some weeks of a quiet site."""
 PROOF_SECONDS: Final = 10.0
-PAUSE_SECONDS: Final = 2.0
-"""A primary relies on a pause when every standby has said so twice: eight beats, and it takes three."""
-PAUSE_LOOK_SECONDS: Final = 0.1
 REST_SECONDS: Final = (1.0, 30.0)
 """After an attempt that failed; doubled each time."""
-
-
-class Duty(Struct, frozen=True, omit_defaults=True):
-    """What one agent asks another, outside the sealed orders: a relay has no key for those.
-
-    *verb*: ``vote`` (about *primary*), ``pause`` (because of *why*), ``relied`` (does the primary serve on, cut off or
-    not?), ``resume`` (*primary* has been told already; empty: it could not be).
-    """
-
-    verb: str
-    primary: str = ""
-    why: str = ""
-
-
-class Done(Struct, frozen=True, omit_defaults=True):
-    """The answer. *misses*: the vote."""
-
-    misses: bool = False
-    refused: str = ""
 
 
 def rules_of(node: Node) -> Rules:
@@ -116,7 +78,8 @@ class Guard:
         self.merges = Merges(node)
         self.row: PrimaryRow | StandbyRow | None = None
         """The row that applied last."""
-        self._prefix = f"hf.{node.world.settings.segment}.duty."
+        self.duties = Duties(node, self.rules)
+        self.planned = Planned(node, operations, self.rules, self._act)
         self._looking: asyncio.Task[None] | None = None
         self._acting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -132,13 +95,11 @@ class Guard:
         self._announced_at = 0.0
         self._rests_until = 0.0
         self._rest_seconds = REST_SECONDS[0]
-        self._home_tried: datetime | None = None
 
     async def start(self) -> None:
         """Raises nothing: what fails is tried again."""
-        await self._node.world.bus.serve(self._prefix + self._node.world.settings.machine, self._asked)
+        await self.duties.serve()
         if self._node.asks is not None:
-            self._node.asks.answer("history", self._history, changes=False)
             self.merges.register(self._node.asks)
         self._looking = asyncio.create_task(self._look_on())
         self._looking.add_done_callback(self._no_more_looks)
@@ -165,17 +126,14 @@ class Guard:
         if not looking.cancelled() and (error := looking.exception()) is not None:
             looking.get_loop().call_exception_handler({"message": "the guard ended", "exception": error})
 
-    def _listen(self, now: float) -> None:
-        if stood := self._node.beats.hearing.look(now):
-            self._node.world.history.record(STOOD_STILL, "it was frozen, suspended or starved", seconds=round(stood, 3))
-
     def look(self, now: float) -> None:
         """One look. Never waits."""
         node = self._node
         self._gaps.append(now - self._looked_at)
         self._looked_at = now
-        self._listen(now)
-        self._as_ordered()
+        listen(node, now)
+        if self._acting is None:
+            self.planned.as_ordered()
         self._keep_by_command(now)
         if node.role is Role.PRIMARY:
             self._fencing.forget()
@@ -190,26 +148,6 @@ class Guard:
             self._as_standby(now)
         else:
             self._set(None)
-
-    def _self(self) -> Self:
-        node = self._node
-        follow = node.standby.follow if node.standby is not None else None
-        capture = node.primary.capture if node.primary is not None else None
-        waits = None if capture is None else capture.status()
-        return Self(
-            role=node.role,
-            epoch=int(node.epoch),
-            primary=node.primary_name or "",
-            serving=not node.held,
-            proved=node.proved,
-            paused=bool(node.world.local.state.paused),
-            paused_at=node.paused_at,
-            applied=follow.applied.sequence if follow is not None else 0,
-            blocked=follow.blocked_because if follow is not None else "",
-            takeovers=tuple(node.takeovers),
-            rests_until=self._rests_until,
-            away_seconds=0.0 if waits is None else max(waits.waiting_seconds, waits.log_away_seconds or 0.0),
-        )
 
     def _set(self, row: PrimaryRow | StandbyRow | None) -> bool:
         """Remember the row; True when it is another than before."""
@@ -228,7 +166,7 @@ class Guard:
             self._set(None)
             return
         hearing, beats = node.beats.hearing, node.beats.all
-        facts = primary_facts(self.rules, self._self(), hearing, beats, now)
+        facts = primary_facts(self.rules, facts_of_self(node, self._rests_until), hearing, beats, now)
         row = decide_primary(facts)
         self._set(row)
         if node.held and facts.replaceable and not facts.confirmed:
@@ -374,7 +312,7 @@ class Guard:
 
     def _as_standby(self, now: float) -> None:
         node = self._node
-        hearing, beats, me = node.beats.hearing, node.beats.all, self._self()
+        hearing, beats, me = node.beats.hearing, node.beats.all, facts_of_self(node, self._rests_until)
         row = decide_standby(standby_facts(self.rules, me, hearing, beats, now))
         silent = hearing.silent_seconds(me.primary, now) if me.primary else 0.0
         if silent < MISSING_SECONDS:
@@ -384,91 +322,11 @@ class Guard:
         if self._set(row) and silent >= MISSING_SECONDS and node.guarded:
             heard = {name: round(hearing.silent_seconds(name, now), 3) for name in self.rules.others}
             node.world.history.record(f"decided: {row.order}", f"{me.primary}: {row.reason}", silent=heard)
-        self._go_home(me, beats)
+        self.planned.go_home(me, beats)
         if row.order is Order.PROMOTE:
             others = [name for name in self.rules.others if name != me.primary]
             why = f"{me.primary} is not heard for {silent:.1f} s here, nor by {' or '.join(others)}"
             self._act(self._take_over(me.primary, why))
-
-    def _go_home(self, me: Self, beats: dict[str, Beat]) -> None:
-        """At the set hour, when this is the preferred machine."""
-        node = self._node
-        now = datetime.fromtimestamp(node.world.clocks.wall_seconds())
-        at = node.world.settings.failover.failback_at
-        if (
-            self.rules.standbys[0] != self.rules.me
-            or not due(at, now, self._home_tried)
-            or node.role is not Role.STANDBY
-        ):
-            return
-        self._home_tried = now
-        if why := against(self._home(me, beats)):
-            self._not_switched("no failback today", why)
-            return
-        self._act(self._switch(f"home to the preferred machine, as every day at {at}", "no failback today"))
-
-    def _home(self, me: Self, beats: dict[str, Beat]) -> Home:
-        node, beat = self._node, beats.get(me.primary)
-        lag = node.standby.follow.lag() if node.standby is not None else None
-        return Home(
-            preferred=True,
-            standby=node.role is Role.STANDBY,
-            primary_serves=beat is not None and beat.serving and node.beats.alive(me.primary),
-            paused=me.paused or (beat is not None and bool(beat.paused)),
-            ready=node.readiness.last.ready,
-            behind_records=0 if beat is None else max(0, beat.captured - me.applied),
-            lag_ms_p99=0.0 if lag is None else lag.p99_ms,
-        )
-
-    async def _switch(self, why: str, otherwise: str) -> None:
-        """*otherwise*: what did not happen, when it is refused or fails. Users were refused for a moment then, so it is
-        not tried again before the next day or the next order: a person is told."""
-        try:
-            failure = (await self.operations.switchover(why)).failure
-        except HoldfastError as error:
-            failure = error.message
-        if failure:
-            self._not_switched(otherwise, failure)
-
-    def _not_switched(self, what: str, why: str) -> None:
-        self._node.not_switched = f"{what}: {why}"
-        self._node.world.history.record(what, why)
-
-    def _as_ordered(self) -> None:
-        """A switchover to this machine that a person has ordered for now. Tried once; pausing is no reason against."""
-        node, ordered = self._node, self._node.world.local.state.switchover
-        now = node.world.clocks.wall_seconds()
-        if ordered is None or now < ordered.at or node.busy.locked() or self._acting is not None:
-            return
-        node.world.local.change(switchover=None)
-        moment = f"{datetime.fromtimestamp(ordered.at):%Y-%m-%d %H:%M}"
-        not_done = f"no switchover at {moment}, as was ordered"
-        home = self._home(self._self(), node.beats.all)._replace(paused=False)
-        why = against(home) if now < ordered.at + WITHIN.total_seconds() else "the agent did not run at that time"
-        if why:
-            self._not_switched(not_done, why)
-            return
-        self._act(self._switch(f"ordered for {moment}: {ordered.why}", not_done))
-
-    def order_switchover(self, at: str, why: str) -> float:
-        """At the moment *at* (``schedule.moment``), become the primary; empty: take such an order back. The moment.
-
-        Raises Refused.
-        """
-        node, now = self._node, datetime.fromtimestamp(self._node.world.clocks.wall_seconds())
-        node.not_switched = ""
-        if not at:
-            node.world.local.change(switchover=None)
-            node.world.history.record("the order for a switchover was taken back", why)
-            return 0.0
-        if node.role is not Role.STANDBY:
-            raise Refused(
-                f"this machine is {node.role}", hint="Give the order on the standby that is to become the primary."
-            )
-        due = moment(at, now)
-        node.world.local.change(switchover=Ordered(due.timestamp(), why or "no reason given"))
-        node.world.history.record(f"a switchover is ordered for {due:%Y-%m-%d %H:%M}", why)
-        return due.timestamp()
 
     async def _take_over(self, primary: str, why: str) -> None:
         node = self._node
@@ -487,7 +345,7 @@ class Guard:
 
     async def _confirm_and_fence(self, primary: str) -> None:
         """Raises Refused: without its proof nobody is promoted, where a fencing command is configured."""
-        await self.confirm(primary)
+        await self.duties.confirm(primary)
         if not self._fencing.configured:
             return
         history = self._node.world.history
@@ -499,127 +357,3 @@ class Guard:
             raise
         seconds = round(self._node.world.clocks.monotonic() - began, 3)
         history.record("the old primary is fenced", f"{primary}: {words}", seconds=seconds)
-
-    # -- votes and pauses --------------------------------------------------------------------------------------------
-
-    async def confirm(self, primary: str) -> None:
-        """Ask the others, now. Raises Refused when not enough of them miss *primary*, or it is heard again."""
-        node = self._node
-        voters = [name for name in self.rules.others if name != primary]
-        asked = [asyncio.create_task(self._ask(name, Duty("vote", primary=primary))) for name in voters]
-        missing = []
-        for name, answer in zip(voters, await asyncio.gather(*asked), strict=True):
-            if answer is not None and answer.misses:
-                missing.append(name)
-        steady = node.world.clocks.steady()
-        why = confirmed_by(self.rules, node.beats.hearing, primary, missing, steady)
-        if why:
-            raise Refused(f"not confirmed: {why}")
-        node.world.history.record("confirmed by votes", f"{' and '.join(missing)} miss {primary} too")
-
-    async def _ask(self, machine: str, duty: Duty) -> Done | None:
-        """Its answer; None when there is none."""
-        try:
-            reply = await self._node.world.bus.request(
-                self._prefix + machine, msgspec.json.encode(duty), timeout_seconds=VOTE_SECONDS
-            )
-            return msgspec.json.decode(reply, type=Done)
-        except (HoldfastError, msgspec.DecodeError):
-            return None
-
-    async def _asked(self, subject: str, payload: bytes) -> bytes:
-        try:
-            duty = msgspec.json.decode(payload, type=Duty)
-        except msgspec.DecodeError:
-            return msgspec.json.encode(Done(refused="it does not understand the question"))
-        return msgspec.json.encode(self._answer(duty))
-
-    def _answer(self, duty: Duty) -> Done:
-        node = self._node
-        now = node.world.clocks.steady()
-        self._listen(now)
-        if duty.verb == "vote":
-            paused = bool(node.world.local.state.paused)
-            return Done(misses=not paused and vote(node.beats.hearing, duty.primary, now))
-        try:
-            if duty.verb == "pause":
-                node.order_pause(duty.why)
-            elif duty.verb == "resume":
-                node.order_resume(told=duty.primary)
-            elif duty.verb == "relied":
-                return Done(refused=self._not_relied())
-            else:
-                return Done(refused=f"it does not know {duty.verb!r}")
-        except HoldfastError as error:
-            return Done(refused=error.message)
-        return Done()
-
-    async def pause(self, why: str) -> dict[str, str]:
-        """Here and on every machine that answers. Machine to what is wrong there; empty: it is done.
-
-        Returns when the primary relies on it, or does not for ``PAUSE_SECONDS``: until then it would still stop.
-        """
-        self._node.order_pause(why)
-        told = await self._tell_all(Duty("pause", why=why))
-        primary = self._node.primary_name or ""
-        if told.get(primary) or primary not in (self.rules.me, *told):
-            return told
-        missing = await self._until_relied_on(primary)
-        return {**told, primary: missing} if missing else told
-
-    async def _until_relied_on(self, primary: str) -> str:
-        """Why *primary* does not rely on the pause after ``PAUSE_SECONDS``; empty as soon as it does."""
-        duty, clock = Duty("relied"), self._node.world.clocks.steady
-        deadline = clock() + PAUSE_SECONDS
-        while True:
-            answer = self._answer(duty) if primary == self.rules.me else await self._ask(primary, duty)
-            missing = "it does not answer" if answer is None else answer.refused
-            if not missing or clock() > deadline:
-                return missing
-            await asyncio.sleep(PAUSE_LOOK_SECONDS)
-
-    def _not_relied(self) -> str:
-        """As the primary: why it would stop serving if nobody heard it now; empty when it would not."""
-        facts = primary_facts(
-            self.rules, self._self(), self._node.beats.hearing, self._node.beats.all, self._node.world.clocks.steady()
-        )
-        return "it cannot rely on it yet: not every standby has confirmed it" if facts.replaceable else ""
-
-    async def resume(self) -> dict[str, str]:
-        """As :meth:`pause`; the primary first. Raises Refused."""
-        primary = self._node.primary_name or ""
-        found = await self._tell_all(Duty("resume"), [name for name in self.rules.others if name == primary])
-        told = primary if primary == self.rules.me or found.get(primary) == "" else ""
-        self._node.order_resume(told=told)
-        rest = [name for name in self.rules.others if name != primary]
-        return {**found, **await self._tell_all(Duty("resume", primary=told), rest)}
-
-    # -- the story -----------------------------------------------------------------------------------------------------
-
-    async def why(self, at: float | None) -> Story:
-        """The story of the last event, or of that nearest to *at*, by every machine that answers."""
-        node = self._node
-        lines = lines_of(self.rules.me, node.world.history.events(EVENTS_MAX))
-        missing = {}
-        for name in self.rules.standbys:
-            if name == self.rules.me:
-                continue
-            try:
-                if node.asks is None:
-                    raise HoldfastError("a relay has no key to ask with: ask on a machine that holds the mail")
-                reply = await node.asks.ask(name, "history", seconds=VOTE_SECONDS * 4)
-                lines += lines_of(name, msgspec.convert(reply["events"], list[Event]))
-            except (HoldfastError, msgspec.ValidationError) as error:
-                missing[name] = "it does not answer" if isinstance(error, Unreachable) else str(error)
-        return tell(lines, at, missing)
-
-    async def _history(self, request: Answers) -> Answers:
-        return {"events": msgspec.to_builtins(self._node.world.history.events(EVENTS_MAX))}
-
-    async def _tell_all(self, duty: Duty, machines: list[str] | None = None) -> dict[str, str]:
-        asked = list(self.rules.others) if machines is None else machines
-        answers = await asyncio.gather(*(self._ask(name, duty) for name in asked))
-        return {
-            name: "it does not answer" if answer is None else answer.refused
-            for name, answer in zip(asked, answers, strict=True)
-        }

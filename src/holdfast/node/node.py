@@ -23,6 +23,7 @@ from holdfast.apply.recovery import Settlement
 from holdfast.changes.frame import Chain, Frame, FrameDamaged, Promotion, chain_start, read_header
 from holdfast.changes.names import Epoch, MachineName, Sequence
 from holdfast.errors import HoldfastError, Refused, Unreachable
+from holdfast.gate.relay_view import RelayView
 from holdfast.log.port import Fenced, Log, LogDamaged, LogState
 from holdfast.node.archiver import Archiver
 from holdfast.node.asks import Asks
@@ -31,10 +32,12 @@ from holdfast.node.copies import Copies, copy_words
 from holdfast.node.hearing import Hearing
 from holdfast.node.local import trees_digest
 from holdfast.node.peer import Peer
-from holdfast.node.primary import Primary, catch_up, pass_over, scan_words
+from holdfast.node.primary import Primary, catch_up, pass_over
 from holdfast.node.readiness import ReadinessCheck
+from holdfast.node.relaying import relay_view
 from holdfast.node.returned import report_unlogged
 from holdfast.node.roles import Facts, Role, Row, decide
+from holdfast.node.saying import beat_of
 from holdfast.node.seeding import Seeding
 from holdfast.node.standby import Standby
 from holdfast.node.story import ANEW, ENDED
@@ -120,13 +123,14 @@ class Node:
         self.peer = None if world.key is None else Peer(world, self)
         self.archiver = None if world.key is None else Archiver(world, self)
         self._index: Index | None = None
-        self._known_epoch = -1
+        self.known_epoch = -1
         """The latest epoch that this machine's trees are of; -1: not looked yet."""
         self._again = asyncio.Event()
         self._stopping = False
         self._told_to_rejoin = False
         self._told_to_found = False
         self._certificate_wrong = ""
+        self.relay_view: RelayView | None = None
         self._reseed = ""
         """Why this copy must be compared with the primary before it can follow again; empty when it need not."""
         self._yield_timer: asyncio.Task[None] | None = None
@@ -184,6 +188,7 @@ class Node:
                 self.leader = ""
             self._look_at_trees()
             self._look_at_certificate()
+            self.relay_view = relay_view(self.world.settings, self.world.clocks.wall_seconds())
             await asyncio.sleep(PIN_LEADER_SECONDS)
 
     def _look_at_certificate(self) -> None:
@@ -308,7 +313,7 @@ class Node:
         """And whether the tree index continues the log. Raises IndexUnusable, NoSpace."""
         index = self._open_index()
         position = index.position
-        self._known_epoch = max(index.epoch, self.world.local.served_epoch)
+        self.known_epoch = max(index.epoch, self.world.local.served_epoch)
         empty = position.sequence == 0
         fits = (
             state is not None
@@ -807,7 +812,7 @@ class Node:
         if self.role is Role.PRIMARY and await self._log_answers():
             raise Refused("this machine is the primary, and the log goes on: it is not started anew")
         continues = self.role in (Role.PRIMARY, Role.STANDBY, Role.YIELDED)
-        known = max(self._known_epoch, self.epoch if continues else 0)
+        known = max(self.known_epoch, self.epoch if continues else 0)
         later = [
             name for name, beat in self._heard_mail_machines().items() if beat is not None and beat.known_epoch > known
         ]
@@ -833,45 +838,7 @@ class Node:
 
     def beat(self) -> Beat:
         """What this machine says of itself now."""
-        beat = Beat(
-            machine=self.world.settings.machine,
-            role=str(self.role),
-            reason=self.reason,
-            version=self.world.version,
-            epoch=int(self.epoch),
-            known_epoch=-1 if self._known_epoch < 0 else max(self._known_epoch, int(self.epoch)),
-            serving=self.world.serving.on and not self.held,
-            paused=self.world.local.state.paused,
-            at=self.world.clocks.wall_seconds(),
-            vaults=[] if self.archiver is None else self.archiver.beats(),
-            policy=self.world.settings.failover.policy,
-        )
-        if self.primary is not None and self.primary.capture is not None:
-            status = self.primary.capture.status()
-            beat.incarnation, beat.captured = status.position.incarnation, status.position.sequence
-            beat.applied = beat.durable = status.position.sequence
-            beat.waiting_bytes, beat.waiting_seconds = status.waiting_bytes, status.waiting_seconds
-            beat.log_away_seconds = -1.0 if status.log_away_seconds is None else status.log_away_seconds
-            beat.log_away_because = status.log_away_because
-            beat.trees = trees_digest(self.world.local.state.trees)
-            if self.primary.copies is not None:
-                beat.copied_at, beat.next_copy_at = self.primary.copies.copied_at, self.primary.copies.next_at
-            if self.primary.scanning is not None:
-                beat.progress, beat.progress_share = scan_words(self.primary.scanning)
-        elif self.standby is not None:
-            follow = self.standby.follow
-            lag = follow.lag()
-            beat.incarnation, beat.applied = follow.applied.incarnation, follow.applied.sequence
-            beat.durable = follow.durable.sequence
-            beat.copied_at = follow.copied_at_ns / 1e9 if self.copy_whole else 0.0
-            beat.lag_ms_p50, beat.lag_ms_p99 = lag.p50_ms, lag.p99_ms
-            if follow.blocked_because:
-                beat.warnings.append(follow.blocked_because)
-            if not self.readiness.last.ready:
-                beat.warnings.append(f"not ready to take over: {self.readiness.last.problems[0]}")
-        elif self.seeding is not None:
-            beat.progress, beat.progress_share = self.seeding.words, self.seeding.share
-        return beat
+        return beat_of(self)
 
     def require_reachable(self, machine: str) -> None:
         if not self.beats.alive(machine):

@@ -15,6 +15,7 @@ from typing import Final
 from holdfast.errors import ConfigurationError, HoldfastError
 from holdfast.gate.agent import Heard, HeardMachine
 from holdfast.gate.options import GateOptions, LogOptions, RelayOptions
+from holdfast.gate.relay_view import RelayView, read_view
 from holdfast.gate.serve import Place
 from holdfast.mail.port import Service
 from holdfast.node.beats import Beats
@@ -93,6 +94,13 @@ class RelayGate(Gate):
                 list_hours=relay.list_hours,
             ),
         )
+
+
+def relay_view(settings: Settings, now: float) -> RelayView | None:
+    """What this machine's beats say of it as a relay that takes mail; None when it is none."""
+    if settings.me.role != "relay" or not settings.relay.takes_mail:
+        return None
+    return read_view(settings.state / FOLDER, now)
 
 
 class Relaying:
