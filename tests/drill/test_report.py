@@ -19,7 +19,7 @@ from holdfast.drill import picture, report
 from holdfast.drill.checkers.facts import Mark, Protocol, Result
 from holdfast.drill.checkers.findings import Difference, Duplicate, LostMessage, What
 from holdfast.drill.checkers.in_time import Outage
-from holdfast.drill.report import DrillResult, Row
+from holdfast.drill.report import DrillResult, LedgerEntry, LedgerFound, Row
 from holdfast.drill.timeline import Event, Span, Timeline, timeline
 from tests.drill.made import ANN, SECOND, Story
 
@@ -54,6 +54,9 @@ def result() -> DrillResult:
         lost_messages=[LostMessage(ANN, "c", "Deliver", 3 * SECOND, 3 * SECOND, "INBOX", "because", False)],
         duplicate_messages=[Duplicate(ANN, "a", ("INBOX",), 2, 1, True)],
         differences=[Difference(ANN, "日本語", 4, What.FLAGS, "(\\Seen)", "()")],
+        ledger=LedgerFound(
+            3, {"present": 2, "lost": 1}, [LedgerEntry("c", ANN, "main", "lost", "no <copy>")], ["c: it is there"]
+        ),
         seed=42,
         began_real_ns=SECOND,
     )
@@ -77,6 +80,8 @@ def test_the_page_names_everything_and_takes_nothing_from_elsewhere() -> None:
         "flags differ",
         "main killed",
         "no end",
+        "no &lt;copy&gt;",
+        "c: it is there",
     ):
         assert words in page
     assert "1 of 3 promises broken: lost" in page
@@ -85,7 +90,13 @@ def test_the_page_names_everything_and_takes_nothing_from_elsewhere() -> None:
 
 def test_a_page_without_anything_wrong_says_so() -> None:
     good = msgspec.structs.replace(
-        result(), rows=[Row("lost", "0", "0", True)], lost_messages=[], duplicate_messages=[], differences=[], lost=0
+        result(),
+        rows=[Row("lost", "0", "0", True)],
+        lost_messages=[],
+        duplicate_messages=[],
+        differences=[],
+        lost=0,
+        ledger=LedgerFound(2, {"present": 2}, [], []),
     )
     assert good.held
     page = report.html(good)

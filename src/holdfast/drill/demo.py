@@ -395,6 +395,7 @@ class Demo:
             *consistent(self.busy_mailboxes),
             *self.quiet_verdict.state_differences,
             *self.busy_verdict.state_differences,
+            *self.relayed_verdict.state_differences,
         ]
         accepted = sum(verdict.accepted for verdict in verdicts)
         present = sum(verdict.present for verdict in verdicts)
@@ -473,13 +474,16 @@ class Demo:
             lost_messages=lost,
             duplicate_messages=doubles,
             differences=[*broken, *unexplained, *exact, *worst],
+            ledger=report.LedgerFound(
+                self.ledger["accepted"],
+                self.ledger["sums"],
+                msgspec.convert(self.ledger["named"], list[report.LedgerEntry]),
+                self.ledger_false,
+            ),
             figures={
                 "missing_meanwhile": self.missing_meanwhile,
                 "relay_pause_seconds": round(pause, 3),
                 "relay_took": self.relay_took,
-                "ledger_accepted": self.ledger["accepted"],
-                **{f"ledger_{kind}": count for kind, count in self.ledger["sums"].items()},
-                "ledger_false": len(self.ledger_false),
                 "switchover_seconds": round(self.switched_seconds, 3),
                 "mail_format": self.mail_format,
                 "takeover_to_service_seconds": -1.0 if after_order is None else round(after_order, 3),

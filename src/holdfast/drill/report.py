@@ -38,6 +38,26 @@ class Row(Struct, frozen=True):
     held: bool | None = None
 
 
+class LedgerEntry(Struct, frozen=True):
+    """One message for one recipient that is not simply present, as ``holdfast ledger report`` names it."""
+
+    message_id: str
+    recipient: str
+    machine: str
+    kind: str
+    reason: str
+
+
+class LedgerFound(Struct, frozen=True):
+    """What the ledger says became of everything that was accepted: *sums* by kind add up to *accepted*. *false*: where
+    that is not so, by what senders heard and mailboxes hold."""
+
+    accepted: int
+    sums: dict[str, int]
+    named: list[LedgerEntry]
+    false: list[str]
+
+
 class DrillResult(Struct):
     """All a drill has to say. *lag_ms_p99* and *outage_seconds* are None when not measured (an outage without end too).
 
@@ -60,6 +80,8 @@ class DrillResult(Struct):
     lost_messages: list[LostMessage] = field(default_factory=list)
     duplicate_messages: list[Duplicate] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    ledger: LedgerFound | None = None
+    """None: no ledger was kept."""
     figures: dict[str, float | int | str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seed: int = 0
