@@ -34,8 +34,7 @@ from holdfast.trees.stat import Owners, has_handles, unpack_xattrs
 from holdfast.vault.backup import GRACE_SECONDS, BackupResult, Clocks, check_clock, check_duration, put_snapshot
 from holdfast.vault.cut import pieces
 from holdfast.vault.known import SETTLED_NS, Known, KnownDirectory, KnownEntry
-from holdfast.vault.objects import ObjectKind
-from holdfast.vault.record import DEPTH_MAX, GAPS_NAMED_MAX, Entry, Gap, Snapshot, TreeRoot, directory_parts
+from holdfast.vault.record import DEPTH_MAX, GAPS_NAMED_MAX, Entry, Gap, Snapshot, TreeRoot
 from holdfast.vault.repository import Vault
 from holdfast.vault.touched import Touched, TouchedDirectory
 from holdfast.vault.writer import Writer
@@ -49,6 +48,8 @@ PAUSE_SECONDS: Final = (0.01, 0.25)
 LINK_BYTES: Final = 8
 HELD_BYTES_MAX: Final = 16 * 1024 * 1024
 """Files up to this size are compared and stored from memory; longer ones are read twice."""
+HELD_ROWS_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of what is known, read three times: a folder's row is some 300 bytes a message."""
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -113,7 +114,7 @@ class _Wanted(NamedTuple):
 
 class _Backup:
     def __init__(self, vault: Vault, source: Source, writer: Writer, clocks: Clocks) -> None:
-        self.known = Known(vault.catalog)
+        self.known = Known(vault.catalog, HELD_ROWS_BYTES_MAX)
         self.files_read = 0
         self.unsettled: list[_Wanted] = []
         """Files that did not hold what the index tells."""
@@ -280,8 +281,11 @@ class _Fresh:
         for tree in touched.trees:
             for _, directory in touched.directories(tree):
                 row = known.directory(tree, directory.origin) if directory.origin is not None else None
-                for entry in row.entries if row is not None else ():
-                    if entry.digest and entry.entry.name in directory.names:
+                if row is None:
+                    continue
+                for name in directory.names:
+                    entry = row.entry(name)
+                    if entry is not None and entry.digest:
                         self.add(entry.digest, entry.entry.content)
 
 
@@ -341,7 +345,7 @@ class _Look:
             children = self.reader.children(directory)
             yield from children.items()
             if row is not None:
-                yield from ((entry.entry.name, None) for entry in row.entries if entry.entry.name not in children)
+                yield from ((name, None) for name in row.names if name not in children)
             return
         for name in place.touched.names | place.touched.below.keys():
             yield name, self.reader.child(directory, name)
@@ -375,13 +379,13 @@ class _Look:
             row = self.row(tree, place)
             if row is not None and self.untouched(place):
                 continue
-            entries = {entry.entry.name: entry for entry in row.entries} if row is not None else {}
             for name, node in self.names(directory, place, row):
                 if node is None:
                     continue
+                old = row.entry(name) if row is not None else None
                 if node.kind == NodeKind.DIRECTORY:
-                    pending.append((node.id, self.below(place, name, node, entries.get(name))))
-                elif node.kind == NodeKind.FILE and self.held(node, entries.get(name)) is None:
+                    pending.append((node.id, self.below(place, name, node, old)))
+                elif node.kind == NodeKind.FILE and self.held(node, old) is None:
                     path = place.path + b"/" + name if place.path else name
                     yield _Wanted(tree, path, node, file_digest(node))
 
@@ -401,26 +405,26 @@ class _Build:
         row = look.row(tree, place)
         if row is not None and look.untouched(place):
             return row.parts
-        entries = {entry.entry.name: entry for entry in row.entries} if row is not None else {}
-        different = row is None
+        changed: dict[bytes, KnownEntry | None] = {}
         for name, node in look.names(directory, place, row):
-            old = entries.get(name)
+            old = row.entry(name) if row is not None else None
             new = None if node is None else self._entry(tree, place, name, node, old, depth)
             if new is old:
                 continue
-            different = True
-            if new is None:
-                self._forget(tree, place, entries.pop(name))
-            else:
-                if old is not None and old.entry.kind is not new.entry.kind:
-                    self._forget(tree, place, old)
-                entries[name] = new
-        if row is not None and not different:
+            changed[name] = new
+            if old is not None and (new is None or old.entry.kind is not new.entry.kind):
+                self._forget(tree, place, old)
+        if row is not None and not changed:
             return row.parts
-        ordered = tuple(entries[name] for name in sorted(entries))
-        parts = directory_parts(entry.entry for entry in ordered)
-        content = b"".join(self._writer.add(part, ObjectKind.PARTS) for part in parts)
-        look.known.keep(tree, place.path, KnownDirectory(content, ordered))
+        row = KnownDirectory() if row is None else row
+        for name in sorted(changed):
+            new = changed[name]
+            if new is None:
+                row.remove(name)
+            else:
+                row.put(new)
+        content = row.written(self._writer.add_part)
+        look.known.keep(tree, place.path, row)
         return content
 
     def _forget(self, tree: str, place: _Place, old: KnownEntry) -> None:

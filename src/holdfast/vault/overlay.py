@@ -25,7 +25,6 @@ from holdfast.changes.digest import DIGEST_BYTES
 from holdfast.changes.exchange import EntryKind
 from holdfast.vault.cut import pieces
 from holdfast.vault.faults import VaultDamaged
-from holdfast.vault.objects import ObjectKind
 from holdfast.vault.record import (
     DEPTH_MAX,
     Entry,
@@ -433,7 +432,7 @@ class Overlay:
             thing if isinstance(thing, Entry) else self._entry(tree, name, thing, writer, written, depth)
             for name, thing in self._entries(tree, directory)
         )
-        return b"".join(writer.add(part, ObjectKind.PARTS) for part in directory_parts(entries))
+        return b"".join(map(writer.add_part, directory_parts(entries)))
 
     def _entry(
         self, tree: str, name: bytes, thing: _Thing, writer: Writer, written: dict[int, bytes], depth: int

@@ -5,7 +5,8 @@ The shapes are those of docs/formats/vault.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import msgspec
@@ -99,20 +100,40 @@ def split_ids(content: bytes) -> list[bytes]:
     return [content[at : at + DIGEST_BYTES] for at in range(0, len(content), DIGEST_BYTES)]
 
 
+def encode_entry(entry: Entry) -> bytes:
+    """As it stands in a part."""
+    return _encode(entry)
+
+
+def ends_part(name: bytes) -> bool:
+    return blake3(name).digest(length=1) == b"\0"
+
+
 def directory_parts(entries: Iterable[Entry]) -> Iterator[bytes]:
     """The parts of a directory, encoded. *entries* must be in order of names."""
-    part: list[msgspec.Raw] = []
-    size = 0
+    encoded, ends = [], bytearray()
     for entry in entries:
-        encoded = msgspec.Raw(_encode(entry))
-        part.append(encoded)
-        size += len(encoded)
-        ends = blake3(entry.name).digest(length=1) == b"\0"
-        if ends or len(part) == PART_ENTRIES_MAX or size >= PART_BYTES_MAX:
-            yield _encode(part)
-            part, size = [], 0
-    if part:
-        yield _encode(part)
+        encoded.append(_encode(entry))
+        ends.append(ends_part(entry.name))
+    yield from encoded_parts(encoded, ends)
+
+
+def encoded_parts(entries: Sequence[bytes], ends: bytes | bytearray) -> Iterator[bytes]:
+    """As :func:`directory_parts`, of encoded entries; *ends*: 1 for each that ends a part by its name, else 0."""
+    at = 0
+    while at < len(entries):
+        end = ends.find(1, at) + 1 or len(entries)
+        part = entries[at : min(end, at + PART_ENTRIES_MAX)]
+        if sum(map(len, part)) >= PART_BYTES_MAX:
+            sizes = accumulate(map(len, part))
+            part = part[: next(number for number, size in enumerate(sizes, 1) if size >= PART_BYTES_MAX)]
+        yield encoded_array(part)
+        at += len(part)
+
+
+def encoded_array(encoded: Iterable[bytes]) -> bytes:
+    """One msgpack array of what is encoded already."""
+    return _encode(list(map(msgspec.Raw, encoded)))
 
 
 def decode_part(data: bytes, content_id: bytes) -> tuple[Entry, ...]:

@@ -12,7 +12,6 @@ import msgspec
 
 from holdfast.changes.exchange import EntryKind
 from holdfast.vault.faults import PathUnknown, VaultDamaged, WrongKey
-from holdfast.vault.objects import ObjectKind
 from holdfast.vault.record import Entry, Snapshot, TreeRoot, directory_parts, entries_of, lookup, walk
 from holdfast.vault.repository import HELD_PREFIX, SNAPSHOT_PREFIX, SnapshotName, Vault
 from holdfast.vault.writer import Writer
@@ -102,7 +101,7 @@ def _reduced(vault: Vault, writer: Writer, content: bytes, wanted: list[list[byt
             kept.append(entry)
     if not kept:
         return None
-    return b"".join(writer.add(part, ObjectKind.PARTS) for part in directory_parts(kept))
+    return b"".join(map(writer.add_part, directory_parts(kept)))
 
 
 def still_held(vault: Vault, name: SnapshotName, held: Held) -> bool:

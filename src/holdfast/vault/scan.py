@@ -24,8 +24,7 @@ from holdfast.trees.spec import Tree
 from holdfast.trees.stat import Observed, Owners, observed, read_xattrs
 from holdfast.vault.cut import pieces
 from holdfast.vault.known import SETTLED_NS, Known, KnownDirectory, KnownEntry, unchanged
-from holdfast.vault.objects import ObjectKind
-from holdfast.vault.record import DEPTH_MAX, FILE_BYTES_MAX, GAPS_NAMED_MAX, Entry, Gap, TreeRoot, directory_parts
+from holdfast.vault.record import DEPTH_MAX, FILE_BYTES_MAX, GAPS_NAMED_MAX, Entry, Gap, TreeRoot
 from holdfast.vault.writer import Writer
 
 READ_ATTEMPTS_MAX: Final = 3
@@ -123,7 +122,7 @@ class _TreeWalk:
     def directory(self, here: _Directory) -> bytes:
         """The content (ids of the parts) of an open directory, all below it taken in."""
         before = self._scanner.known.directory(self._tree.name, here.path)
-        known = {entry.entry.name: entry for entry in before.entries} if before else {}
+        known = {entry.entry.name: entry for entry in before.all()} if before else {}
         now: list[KnownEntry] = []
         reusable = True
         for name, status in self._listing(here):
@@ -145,10 +144,11 @@ class _TreeWalk:
         return content
 
     def _write_parts(self, here: _Directory, now: list[KnownEntry]) -> bytes:
-        writer = self._scanner.writer
-        parts = directory_parts(entry.entry for entry in now)
-        content = b"".join(writer.add(part, ObjectKind.PARTS) for part in parts)
-        self._scanner.known.keep(self._tree.name, here.path, KnownDirectory(content, tuple(now)))
+        row = KnownDirectory()
+        for entry in now:
+            row.put(entry)
+        content = row.written(self._scanner.writer.add_part)
+        self._scanner.known.keep(self._tree.name, here.path, row)
         return content
 
     def _forget(self, here: _Directory, old: KnownEntry | None) -> None:

@@ -123,6 +123,10 @@ class Writer:
             self.add_new(content_id, content, kind)
         return content_id
 
+    def add_part(self, part: bytes) -> bytes:
+        """As :meth:`add`, of a part of a directory."""
+        return self.add(part, ObjectKind.PARTS)
+
     def has(self, content_id: bytes) -> bool:
         return content_id in self._unfinished or self._vault.catalog.has(content_id)
 
