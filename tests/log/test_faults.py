@@ -290,3 +290,28 @@ def test_one_damaged_replica_is_healed_by_the_others(run: Run, three: Servers) -
         assert await log.append(b"more", after=Sequence(50)) == 51
 
     run(facts())
+
+
+def test_a_connection_does_not_go_home_to_a_server_that_is_frozen(run: Run, three: Servers) -> None:
+    """The kernel takes calls for a frozen server; a connection that went there would stand still every few seconds."""
+
+    async def facts() -> None:
+        looks = asyncio.Queue[bytes]()
+
+        async def frozen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            looks.put_nowait(await reader.read())  # until the other side hangs up
+            writer.close()
+
+        listener = await asyncio.start_server(frozen, "127.0.0.1", 0)
+        host, port = listener.sockets[0].getsockname()
+        urls = (f"tls://{host}:{port}", three.servers[MAIN].url)
+        connection = await Connection.open(LogConnection(urls, three.tls[MAIN], home_seconds=0.1))
+        for _ in range(2):  # the first call, and a look whether home is there again
+            async with asyncio.timeout(15):
+                assert await looks.get() == b""
+        await connection.flush(5.0)
+        assert (connection.server, connection.reconnects) == (MAIN, 0)
+        await connection.close()
+        listener.close()
+
+    run(facts())

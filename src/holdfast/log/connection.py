@@ -3,7 +3,8 @@
 A waiter is told because "lost after sending" is the moment an append becomes ambiguous, and the sooner it looks, the
 shorter the stall. Nothing is buffered for a later connection: what was not written to a socket was certainly not sent.
 
-The first URL is home (the machine's own server). While connected elsewhere, it is tried again every HOME_SECONDS.
+The first URL is home (the machine's own server, or that of the log's leader). While connected elsewhere, it is tried
+again every HOME_SECONDS.
 """
 
 from __future__ import annotations
@@ -269,8 +270,9 @@ class Connection:
 
     async def _run(self) -> None:
         pause = REDIAL_SECONDS[0]
+        silent: Endpoint | None = None
         while True:
-            link = await self._dial_round()
+            link = await self._dial_round(silent)
             if link is None:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, REDIAL_SECONDS[1])
@@ -283,10 +285,12 @@ class Connection:
                 await self._tend(link)
             finally:
                 self._drop_link()
+            silent = link.endpoint if link.pings_unanswered >= PINGS_UNANSWERED_MAX else None
             self.reconnects += 1
 
-    async def _dial_round(self) -> Link | None:
-        for endpoint in self._endpoints:
+    async def _dial_round(self, silent: Endpoint | None) -> Link | None:
+        """The first server that takes us; *silent*, which said nothing any more, is tried last: it may be long."""
+        for endpoint in sorted(self._endpoints, key=lambda endpoint: endpoint == silent):
             try:
                 return await self._dial(endpoint)
             except HoldfastError as error:
@@ -351,10 +355,13 @@ class Connection:
 
 
 async def _answers(endpoint: Endpoint) -> bool:
+    """Whether a server says the first word there, as a NATS server does: of a frozen one only the kernel answers."""
     try:
         async with asyncio.timeout(DIAL_SECONDS_MAX):
-            _, writer = await asyncio.open_connection(*endpoint)
+            reader, writer = await asyncio.open_connection(*endpoint)
+            try:
+                return bool(await reader.read(1))
+            finally:
+                writer.close()
     except (OSError, TimeoutError):
         return False
-    writer.close()
-    return True

@@ -22,7 +22,7 @@ from holdfast.node.beats import Beats
 from holdfast.node.gates import Gate
 from holdfast.node.history import History
 from holdfast.node.relay_files import TABLES
-from holdfast.node.settings import Settings
+from holdfast.node.settings import MachineSettings, Settings
 
 LOOK_SECONDS: Final = 5.0
 CONTROL: Final = "relay.sock"
@@ -48,11 +48,11 @@ def heard(beats: Beats, primary: str | None) -> Heard:
     )
 
 
-def log_urls(settings: Settings) -> tuple[str, ...]:
-    """The log's servers, this machine's own first."""
+def log_urls(settings: Settings, first: MachineSettings | None = None) -> tuple[str, ...]:
+    """The log's servers, *first*'s first and then this machine's own."""
     if not settings.log.embedded:
         return settings.log.servers
-    ordered = [settings.me, *(machine for machine in settings.machines if machine is not settings.me)]
+    ordered = sorted(settings.machines, key=lambda machine: (machine is not first, machine is not settings.me))
     return tuple(
         f"tls://{f'[{m.address}]' if ':' in m.address else m.address}:{settings.log.client_port}" for m in ordered
     )
