@@ -6,10 +6,14 @@ import asyncio
 import http.client
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 
+from holdfast.errors import ExitStatus
+from holdfast.gate.begin import channel
 from holdfast.node.gates import Gate
 from holdfast.node.settings import GateSettings, Settings, parse_settings
 from holdfast.node.stand_in import end_stand_in, stand_in_runs
@@ -67,6 +71,14 @@ def test_a_ready_process_that_died_is_replaced(tmp_path: Path) -> None:
         await gate.stop()
 
     asyncio.run(play())
+
+
+def test_a_ready_process_ends_with_whoever_started_it() -> None:
+    here, there = channel()
+    with there:
+        process = subprocess.Popen([sys.executable, "-m", "holdfast.gate", "main"], stdin=there.fileno())
+    here.close()
+    assert process.wait(20) == ExitStatus.DONE
 
 
 def test_gates_without_an_agent_serve_until_the_agent_opens_its_own(tmp_path: Path) -> None:
