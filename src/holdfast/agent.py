@@ -29,6 +29,9 @@ from holdfast import __version__
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
+from holdfast.gate.ledger_stream import STREAM as LEDGER_STREAM
+from holdfast.gate.recipients import STREAM as LIST_STREAM
+from holdfast.gate.shadow_stream import STREAM as SHADOW_STREAM
 from holdfast.log.anew import Anew, whole
 from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
@@ -75,6 +78,7 @@ little, and what they have not done yet is what a machine's death would take. Me
 all of them busy: without it the copy was 200 ms behind at the 99th percentile."""
 OPEN_FILES_MAX: Final = 65_536
 """Directories and files in use are kept open. The unit file allows so many; a shell's 1024 serve fewer mailboxes."""
+SIDE_STREAMS: Final = (SHADOW_STREAM, LIST_STREAM, LEDGER_STREAM)
 EXIT_BUG: Final = 70
 """EX_SOFTWARE of sysexits.h: the supervisor starts the agent again, its log has the traceback."""
 WRITEBACK_SECONDS_MAX: Final = 600.0
@@ -130,7 +134,9 @@ class JetStreamDoor:
             return ""
         if self._pin is None:
             relays = self._settings.relays
-            self._pin = LeaderPin(self._log, relays[0].name if relays else self._settings.machine, self._steward)
+            server = relays[0].name if relays else self._settings.machine
+            sides = SIDE_STREAMS if self._settings.relay.takes_mail else ()
+            self._pin = LeaderPin(self._log, server, self._steward, sides=sides)
         if self._settings.me.role == "mail" and self._settings.relays:
             return (await self._pin.tick()).stream or ""
         return (await self._log.info_within(2.0)).leader or ""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from holdfast.log import jetstream
+from holdfast.log.api import StreamApi
 from holdfast.log.connection import Connection
 from holdfast.log.leader import LeaderPin
+from holdfast.log.side import SideShape, stream_name
+from holdfast.log.side_stream import ensure_side_stream
 from tests.log.conftest import Run
 from tests.log.harness import NAMES, Servers, eventually, new_segment
 
@@ -27,6 +30,26 @@ def test_both_leaders_move_to_the_named_server_and_stay(run: Run, three: Servers
 
             await eventually(f"{wanted} leads", there, 60)
             assert (await pin.tick()).asked == ()
+
+    run(facts())
+
+
+def test_a_side_streams_leader_moves_too_and_one_that_is_not_there_is_passed_over(run: Run, three: Servers) -> None:
+    async def facts() -> None:
+        connection, segment = await three.connect(MAIN), new_segment()
+        log = await jetstream.create(connection, segment, replicas=3, bytes_max=32 * 1024**2)
+        await ensure_side_stream(connection, segment, SideShape("shadows", 4 * 1024**2), replicas=3)
+        api = StreamApi(connection, stream_name(segment, "shadows"))
+        for wanted in (BACKUP, RELAY):
+            pin = LeaderPin(log, wanted, sides=("recipients", "shadows"))
+
+            async def there(pin: LeaderPin = pin, wanted: str = wanted) -> bool:
+                await pin.tick()
+                cluster = (await api.call("STREAM.INFO", {}, 2.0))["cluster"]
+                return bool(cluster.get("leader") == wanted)
+
+            await eventually(f"{wanted} leads the shadows", there, 60)
+            assert "shadows" not in (await pin.tick()).asked
 
     run(facts())
 

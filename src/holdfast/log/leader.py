@@ -3,7 +3,8 @@
 Killing the machine that leads stalls appends for a Raft election (4 to 9 s by nats-server's timeouts, 4.6 s measured);
 killing any other is hardly noticed. So the stream's leader, and the leader of JetStream's own metadata ("meta", needed
 for state, trim and creation), are asked to step down in favour of one named server whenever it is up and current and is
-not the leader already (``placement.preferred`` of the stepdown requests, nats-server 2.11 and newer).
+not the leader already (``placement.preferred`` of the stepdown requests, nats-server 2.11 and newer). The same for the
+side streams: a relay answers its senders when its shadows' stream has taken a message.
 
 Appends during a step down are answered late, or refused and sent again by :mod:`holdfast.log.jetstream`.
 """
@@ -12,13 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from holdfast.errors import HoldfastError
-from holdfast.log.api import ApiError, Code
+from holdfast.log.api import ApiError, Code, StreamApi
 from holdfast.log.connection import NOBODY, Connection, LogConnection
 from holdfast.log.jetstream import JetStreamLog
 from holdfast.log.port import LogUnavailable
+from holdfast.log.side import stream_name
 
 REST_SECONDS: Final = 10.0
 """Between two step downs of one leader: longer than an election, so that a quarrel with the servers stays cheap."""
@@ -34,16 +38,20 @@ class Leaders(NamedTuple):
 
 
 class LeaderPin:
-    """Call :meth:`tick` on a timer (every few seconds); it costs two small requests when all is well."""
+    """Call :meth:`tick` on a timer (every few seconds); it costs a small request a stream when all is well."""
 
-    def __init__(self, log: JetStreamLog, server: str, steward: LogConnection | None = None) -> None:
+    def __init__(
+        self, log: JetStreamLog, server: str, steward: LogConnection | None = None, *, sides: Sequence[str] = ()
+    ) -> None:
         """*server* is the ``server_name`` to lead; *steward* a connection whose certificate may move the meta leader
-        (:attr:`holdfast.log.trust.TlsFiles.steward`); without it only the stream's leader is pinned.
+        (:attr:`holdfast.log.trust.TlsFiles.steward`); without it only the streams' leaders are pinned. *sides*: names
+        of side streams; one that does not exist (yet) is passed over.
         """
         self._log = log
         self._server = server
         self._steward = steward
-        self._rests_until = {"stream": 0.0, "meta": 0.0}
+        self._sides = tuple(sides)
+        self._rests_until: defaultdict[str, float] = defaultdict(float)
 
     async def tick(self) -> Leaders:
         """Look, and ask for a step down where one is due. Raises LogReplaced; anything else waits for the next call."""
@@ -62,7 +70,26 @@ class LeaderPin:
         if self._steward is not None and meta not in (None, self._server) and meta_fit and self._due("meta"):
             await self._step_down_meta(self._steward)
             asked.append("meta")
+        for side in self._sides:
+            if await self._lead_side(side):
+                asked.append(side)
         return Leaders(info.leader, meta, tuple(asked))
+
+    async def _lead_side(self, side: str) -> bool:
+        """Whether that side stream's leader was asked to step down."""
+        api = StreamApi(self._log.stream.connection, stream_name(self._log.stream.segment, side))
+        try:
+            cluster = (await api.call("STREAM.INFO", {}, ANSWER_SECONDS)).get("cluster") or {}
+        except (LogUnavailable, ApiError):
+            return False
+        fit = any(
+            replica["name"] == self._server and replica.get("current") and not replica.get("offline")
+            for replica in cluster.get("replicas") or ()
+        )
+        if cluster.get("leader") in (None, "", self._server) or not fit or not self._due(side):
+            return False
+        await self._step_down(api.connection, f"STREAM.LEADER.STEPDOWN.{api.name}")
+        return True
 
     def _due(self, what: str) -> bool:
         now = asyncio.get_running_loop().time()
