@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from holdfast.drill.checkers.facts import Attempt, Deliver, Outcome, Record, Result
 from holdfast.drill.lab.lab import Machine
+from holdfast.drill.lab.spec import LabError
 from holdfast.drill.lab.tools import wait_until
 from holdfast.drill.workload.net import Endpoint
 
@@ -43,11 +44,17 @@ class Relay:
     def wait_handed_on(self) -> None:
         """Until nothing waits there. Raises LabError."""
 
+        facts: dict[str, Any] = {}
+
         def empty() -> bool:
+            nonlocal facts
             facts = self.facts()
             return bool(facts) and not facts["waiting"]["messages"] and not facts["shadows"]
 
-        wait_until(empty, SECONDS_MAX, "the relay to have handed everything on", POLL_SECONDS)
+        try:
+            wait_until(empty, SECONDS_MAX, "the relay to have handed everything on", POLL_SECONDS)
+        except LabError as error:
+            raise LabError(error.message, hint=f"It says: {json.dumps(facts)}") from None
 
 
 def longest_pause(records: Iterable[Record]) -> float:
