@@ -15,6 +15,8 @@ from holdfast.drill.lab.tools import wait_until
 from holdfast.drill.workload.net import Endpoint
 
 SECONDS_MAX: Final = 60.0
+HANDED_ON_SECONDS_MAX: Final = 150.0
+"""A message whose answer died with main is tried again after a minute (node.relay_files), when the queue is run."""
 POLL_SECONDS: Final = 0.5
 """Asking is by a command."""
 
@@ -52,7 +54,7 @@ class Relay:
             return bool(facts) and not facts["waiting"]["messages"] and not facts["shadows"]
 
         try:
-            wait_until(empty, SECONDS_MAX, "the relay to have handed everything on", POLL_SECONDS)
+            wait_until(empty, HANDED_ON_SECONDS_MAX, "the relay to have handed everything on", POLL_SECONDS)
         except LabError as error:
             raise LabError(error.message, hint=f"It says: {json.dumps(facts)}") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 COLUMNS: Final = "# service type  private unpriv  chroot  wakeup  maxproc command + args\n"
@@ -36,8 +36,13 @@ postlog   unix-dgram n  -       n       -       1       postlogd
 """
 
 
-def processes(*, without: Collection[str] = ()) -> str:
-    """The lines of all but the services named in *without*."""
+def processes(*, without: Collection[str] = (), options: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """The lines of all but the services named in *without*. *options*: service to parameters with values (``-o``)."""
+    options = options or {}
     services = re.split(r"(?m)^(?=\S)", _PROCESSES)[1:]  # a line that begins with a blank goes on with the one before
-    assert set(without) <= {service.split()[0] for service in services}
-    return "".join(service for service in services if service.split()[0] not in without)
+    assert {*without, *options} <= {service.split()[0] for service in services}
+    return "".join(
+        service + "".join(f"        -o {name}={value}\n" for name, value in options.get(service.split()[0], {}).items())
+        for service in services
+        if service.split()[0] not in without
+    )

@@ -19,6 +19,11 @@ TABLES: Final = "/etc/postfix/holdfast"
 RETRY_SECONDS: Final = (30, 300)
 """First and longest pause between two tries to hand a message on; when the primary is heard again, it is told at once.
 Postfix's own are 300 and 4000."""
+HAND_ON_SECONDS: Final = {"connect": 10, "helo": 30, "mail": 30, "rcpt": 30, "data_init": 30, "data_done": 60}
+"""How long an answer of the primary is waited for. A machine that loses its power in the middle of a conversation ends
+none: what waits for its answer would lie here for Postfix's 300 s, or 600 s after the message. RFC 5321, 4.5.3.2,
+asks for so much, lest messages come twice; here the second copy has the first one's delivery id and goes no further.
+Not less: a scanner of the primary's may take its time."""
 
 
 def main_cf(settings: Settings, hostname: str) -> str:
@@ -128,6 +133,6 @@ def master_cf() -> str:
     about = "Postfix's processes on a relay. See master(5). Written by `holdfast relay configure`."
     smtpd = "smtp      inet  n       -       y       -       -       smtpd\n"
     tlsproxy = "tlsproxy  unix  -       -       y       -       0       tlsproxy\n"
-    return (
-        f"# /etc/postfix/master.cf -- {about}\n" + COLUMNS + smtpd + tlsproxy + processes(without=("virtual", "lmtp"))
-    )
+    patience = {f"smtp_{step}_timeout": f"{seconds}s" for step, seconds in HAND_ON_SECONDS.items()}
+    services = processes(without=("virtual", "lmtp"), options={"relay": patience})
+    return f"# /etc/postfix/master.cf -- {about}\n" + COLUMNS + smtpd + tlsproxy + services
