@@ -59,7 +59,7 @@ def sync(site: Site, collection: str, token: str) -> tuple[str, list[str]]:
 @pytest.fixture(scope="module", params=FORMATS)
 def cut(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cut]:
     with protected_site(request.param) as site:
-        records = site.work(site.plan(messages=80, operations=400), tmp_path_factory.mktemp("load") / "journal")
+        records = site.work(site.plan(messages=80, operations=800), tmp_path_factory.mktemp("load") / "journal")
         done = {type(record.doing) for record in records if isinstance(record, Attempt)}
         assert done >= set(EVERY_KIND), "the load must hold every kind of operation"
         _, verdict = site.judge(records)
