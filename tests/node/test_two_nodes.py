@@ -371,6 +371,23 @@ def test_an_agent_stops_in_time_while_the_log_is_away_and_nothing_is_lost(tmp_pa
     run(tmp_path, scenario)
 
 
+def test_a_barrier_asked_for_at_once_after_a_restart_covers_what_was_done_while_the_agent_was_away(
+    tmp_path: Path,
+) -> None:
+    """It passes after the first scan, however early it is asked for: a gate answers a retried delivery by it."""
+
+    async def scenario(nodes: TwoNodes) -> None:
+        for number in range(5):  # the moment between watching and scanning is short
+            await nodes.main.stop()
+            nodes.main.write(f"away/{number}")
+            nodes.main.start()
+            await nodes.main.wait_role(Role.PRIMARY)
+            await nodes.settle()
+            assert nodes.backup.contents() == nodes.main.contents()
+
+    run(tmp_path, scenario)
+
+
 def test_a_primary_whose_index_cannot_be_opened_says_so_and_still_learns_that_it_was_replaced(tmp_path: Path) -> None:
     """A full or failing disk of its own: the log can be read all the same, and says who serves."""
 

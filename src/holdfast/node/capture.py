@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
@@ -187,9 +187,12 @@ class Capture:
         """A reader of the index as it stands at a position of the log, which stays so while it is open."""
         return await self._in_thread(self._snapshot)
 
-    async def scan(self, progress: Callable[[ScanProgress], None], doubt_since_ns: int | None) -> None:
-        """Compare everything with the index, and log what differs."""
-        await self._in_thread(lambda: self._scan(progress, doubt_since_ns))
+    def scan(self, progress: Callable[[ScanProgress], None], doubt_since_ns: int | None) -> Awaitable[None]:
+        """Compare everything with the index, and log what differs.
+
+        Asked for before :meth:`start`, it is the first thing that is done: no barrier passes before it is whole.
+        """
+        return self._in_thread(lambda: self._scan(progress, doubt_since_ns))
 
     async def open_copy(self, progress: Callable[[ScanProgress], None], doubt_since_ns: int | None) -> None:
         """Begin a copy, or go on with the open one: hear of everything from now on, and compare everything."""
@@ -236,14 +239,14 @@ class Capture:
             self._away_because,
         )
 
-    async def _in_thread(self, run: Callable[[], T]) -> T:
+    def _in_thread(self, run: Callable[[], T]) -> Awaitable[T]:
+        """Queued at once, whenever it is awaited; before :meth:`start` it waits for the thread."""
         command = _Command(run)
         self._commands.put(command)
         self._called.set()
-        if self._stopping.is_set() or self._thread is None or not self._thread.is_alive():
+        if self._stopping.is_set() or (self._thread is not None and not self._thread.is_alive()):
             raise self._lost or Unreachable("capturing has stopped")
-        result: T = await asyncio.wrap_future(command.future)
-        return result
+        return asyncio.wrap_future(command.future)
 
     # -- appending (event loop) ----------------------------------------------------------------------------------------
 

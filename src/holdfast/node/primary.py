@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from holdfast.apply.applier import clean_marker, mark_clean
@@ -158,14 +158,17 @@ class Primary:
         except BaseException:
             await asyncio.to_thread(self.watcher.stop)
             raise
+        doubt_since_ns = world.local.state.doubt_since_ns or None
+        if not settings.at_intervals:  # asked for before anything is captured: a barrier passes after it
+            scanned = self.capture.scan(self._seen, doubt_since_ns)
         self.capture.start()
         if settings.at_intervals:  # the scrub compares with what is watched all the time
             schedule = Schedule(settings.copy.at, settings.copy.every_hours)
             self.copies = Copies(self.capture, schedule, world.clocks.wall_seconds, self._seen)
-            works = [self.copies.run(world.local.state.doubt_since_ns or None, self._scanned)]
-        else:  # the scan comes first: a barrier asked for from now on passes after it
+            works = [self.copies.run(doubt_since_ns, self._scanned)]
+        else:
             self.scrub = Scrub(world, self.trees, self.watcher, self.capture)
-            works = [self._scan(), self.scrub.run()]
+            works = [self._scan(scanned), self.scrub.run()]
         works += [self._look_for_others(), run_errands(world.serving.mail, world.history), self._keeper.run()]
         self._tasks = [asyncio.create_task(work) for work in works]
 
@@ -201,11 +204,10 @@ class Primary:
     def _seen(self, progress: ScanProgress | None) -> None:
         self.scanning = progress
 
-    async def _scan(self) -> None:
+    async def _scan(self, scanned: Awaitable[None]) -> None:
         """What changed while nobody watched."""
-        assert self.capture is not None
         try:
-            await self.capture.scan(self._seen, self._world.local.state.doubt_since_ns or None)
+            await scanned
         except HoldfastError:
             return  # the capture ended, and told why
         self.scanning = None
