@@ -116,6 +116,25 @@ def test_a_flag_of_unknown_outcome_is_free() -> None:
         assert judged(story, {"INBOX": folder(message(1, "a", *flags))}).clean
 
 
+@pytest.mark.parametrize("result", [Result.ACKNOWLEDGED, Result.UNKNOWN])
+def test_a_keyword_holds_once_it_was_acknowledged_and_not_before(result: Result) -> None:
+    """Dovecot names the file by a keyword's letter first, and writes which keyword it is afterwards."""
+    answered = result is Result.ACKNOWLEDGED
+    story = Story().did(appended("a", "INBOX", "\\Seen", "todo"), result, uids=(4,) if answered else ())
+    assert judged(story, {"INBOX": folder(message(4, "a", "\\Seen", "unknown-2"))}).clean is not answered
+    verdict = judged(story, {"INBOX": folder(message(4, "a", "todo"))})
+    assert whats(verdict) == [What.FLAGS], "system flags need no second file"
+    assert ("unanswered" in verdict.state_differences[0].note) is not answered
+
+
+def test_a_letter_left_without_its_name_may_become_any_keyword_of_that_message_alone() -> None:
+    story = Story().delivered("a").delivered("b")
+    story.did(facts.Store("INBOX", refs((1, "a"), (2, "b")), remove=("NonJunk",)), touched=(1, 2))
+    story.did(facts.Store("INBOX", refs((1, "a")), add=("todo",)), Result.UNKNOWN)
+    assert judged(story, {"INBOX": folder(message(1, "a", "NonJunk"), message(2, "b"))}).clean
+    assert whats(judged(story, {"INBOX": folder(message(1, "a"), message(2, "b", "NonJunk"))})) == [What.KEYWORDS]
+
+
 def test_a_store_that_touched_nothing_promises_nothing() -> None:
     story = Story().delivered("a").did(facts.Store("INBOX", refs((1, "a")), add=("\\Flagged",)), touched=())
     assert judged(story, {"INBOX": folder(message(1, "a"))}).clean
@@ -155,6 +174,14 @@ def test_a_move_of_unknown_outcome_may_be_in_either_or_both_but_not_gone(there: 
     }
     assert judged(moved(Result.UNKNOWN), folders).clean
     assert len(judged(moved(Result.UNKNOWN), {"INBOX": folder(), "Old": folder()}).lost) == 1
+
+
+def test_a_moved_message_keeps_its_keywords_for_certain_only_when_the_move_was_answered() -> None:
+    for result in (Result.ACKNOWLEDGED, Result.UNKNOWN):
+        story = moved(result)
+        story.records[:2] = Story().did(appended("a", "INBOX", "todo"), uids=(1,)).records
+        verdict = judged(story, {"INBOX": folder(), "Old": folder(message(8, "a", "unknown-0"))})
+        assert whats(verdict) == ([What.KEYWORDS] if result is Result.ACKNOWLEDGED else [])
 
 
 def test_a_copy_is_expected_beside_its_original() -> None:

@@ -3,6 +3,11 @@
 Read in order, an acknowledged operation changes the expectation; a refused one, or one that could not be asked, does
 not; an unknown one leaves both worlds possible: a copy is then *not required*, a message may be in one of several
 *places*, a flag is *unsure*. What was acknowledged after that on the same thing makes it certain again.
+
+A keyword needs two files of a Maildir: its letter stands in the message's file name, and which keyword the letter means
+in ``dovecot-keywords``, which Dovecot writes after it has named the file. An operation that a death cut in between (so
+that it was never answered) leaves a letter *unnamed*: Dovecot calls it ``unknown-2``, or gives the letter to the next
+new keyword, with or without a second machine. Messages of unanswered operations may therefore bear any keyword.
 """
 
 from __future__ import annotations
@@ -17,11 +22,12 @@ from holdfast.drill.checkers.findings import Difference, What
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """Which operation promised it, and when its answer was read."""
+    """Which operation promised it, and when its answer was read, or (not *answered*) no longer waited for."""
 
     operation: str
     mono_ns: int
     real_ns: int
+    answered: bool = True
 
 
 @dataclass
@@ -45,6 +51,8 @@ class Copy:
     wants: set[str] = field(default_factory=set)
     refuses: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)
+    unnamed: bool = False
+    """It may bear a keyword's letter without a name, and so any keyword."""
     retried: bool = False
     """Possible only because an attempt went unanswered and was sent again."""
     rests_on: tuple[int, ...] = ()
@@ -127,7 +135,7 @@ def _apply(made: Expected, attempt: Attempt, outcome: Outcome) -> None:
         made.acknowledged_operations += 1
     else:
         made.unknown_operations += 1
-    by = Acknowledged(type(doing).__name__, outcome.mono_ns, outcome.real_ns)
+    by = Acknowledged(type(doing).__name__, outcome.mono_ns, outcome.real_ns, certain)
     if isinstance(doing, facts.Deliver):
         for recipient in doing.recipients:
             copy = Copy(doing.message_id, {"INBOX"}, certain, by, by, doing.body_digest, retried=not certain)
@@ -143,6 +151,11 @@ def _apply(made: Expected, attempt: Attempt, outcome: Outcome) -> None:
 
 def _account(made: Expected, name: str) -> ExpectedAccount:
     return made.accounts.setdefault(name, ExpectedAccount(name))
+
+
+def keywords(flags: Iterable[str]) -> set[str]:
+    """Those of *flags* that are no system flags (RFC 9051, 2.3.2)."""
+    return {flag for flag in flags if not flag.startswith("\\")}
 
 
 class Owner:
@@ -200,6 +213,8 @@ class Owner:
                 uid_validity=self._outcome.uid_validity,
                 internal_date_s=doing.internal_date_s,
                 wants=set(doing.flags),
+                unsure=set() if self._certain else keywords(doing.flags),
+                unnamed=not self._certain,
             )
         )
 
@@ -207,6 +222,7 @@ class Owner:
         for copy in self._copies(doing.folder, doing.messages):
             if not self._certain:
                 copy.unsure |= {*doing.add, *doing.remove}
+                copy.unnamed = copy.unnamed or bool(keywords(doing.add))
                 continue
             copy.unsure -= {*doing.add, *doing.remove}
             copy.wants = (copy.wants | set(doing.add)) - set(doing.remove)
@@ -225,6 +241,8 @@ class Owner:
                 # A move cut in the middle may leave the message here, there, or in both places: never in none.
                 copy.places |= {doing.target}
                 copy.uid = 0
+                copy.unsure |= keywords(copy.wants)
+                copy.unnamed = True
                 self._account.copies.append(replace(copy, places=set(copy.places), required=False))
 
     def _expunge(self, doing: facts.Expunge) -> None:
@@ -294,7 +312,8 @@ class Owner:
             uid_validity=self._outcome.uid_validity,
             wants=set(copy.wants),
             refuses=set(copy.refuses),
-            unsure=set(copy.unsure),
+            unsure=copy.unsure | (set() if self._certain else keywords(copy.wants)),
+            unnamed=copy.unnamed or not self._certain,
         )
 
     def _copies(self, folder: str, messages: tuple[Ref, ...]) -> list[Copy]:

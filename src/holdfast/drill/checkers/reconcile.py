@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from holdfast.drill.checkers.expected import Acknowledged, Copy, Expected, ExpectedAccount, expected
+from holdfast.drill.checkers.expected import Acknowledged, Copy, Expected, ExpectedAccount, expected, keywords
 from holdfast.drill.checkers.facts import Account, Mailboxes, Message, Record
 from holdfast.drill.checkers.findings import Difference, Duplicate, LostMessage, What
 
@@ -186,7 +186,8 @@ def _judge(account: str, copy: Copy, found: Present, body_digest: str) -> Iterat
     if copy.internal_date_s is not None and seconds_of(message.internal_date) != copy.internal_date_s:
         yield difference(What.INTERNAL_DATE, _date(copy.internal_date_s), message.internal_date)
     there = set(message.flags)
-    wrong = ((copy.wants - copy.unsure) - there) | ((copy.refuses - copy.unsure) & there)
+    refused = copy.refuses - keywords(copy.refuses) if copy.unnamed else copy.refuses
+    wrong = ((copy.wants - copy.unsure) - there) | ((refused - copy.unsure) & there)
     for flag in sorted(wrong):
         what = What.FLAGS if flag.startswith("\\") else What.KEYWORDS
         yield difference(what, f"{flag} {'set' if flag in copy.wants else 'not set'}", f"({' '.join(message.flags)})")
@@ -252,4 +253,5 @@ def _date(seconds: int) -> str:
 
 def _told(by: Acknowledged) -> str:
     when = time.strftime("%H:%M:%S", time.gmtime(by.real_ns // 1_000_000_000))
-    return f"{by.operation} acknowledged {when}.{by.real_ns // 1_000_000 % 1000:03d} UTC"
+    how = "acknowledged" if by.answered else "unanswered, given up"
+    return f"{by.operation} {how} {when}.{by.real_ns // 1_000_000 % 1000:03d} UTC"
