@@ -138,6 +138,8 @@ def failover_page() -> str:
 
     arrows = {
         Order.STOP: "serves --> held",
+        Order.REFUSE: "serves --> reads",
+        Order.ALLOW: "reads --> serves",
         Order.PROVE: "held --> proved",
         Order.SERVE: "proved --> serves",
         Order.PROMOTE: "standby --> serves",
@@ -146,7 +148,7 @@ def failover_page() -> str:
     out = [NOTE.format(source="src/holdfast/node/watchman.py"), "# Failover without a person\n\n"]
     out += [inspect.getdoc(watchman) or "", "\n\n## As a picture\n\n```mermaid\nstateDiagram-v2\n"]
     out += ["  serves: primary, serves\n  held: primary, serves nobody\n  proved: its record was taken\n"]
-    out += ["  asks: standby, asks a person\n"]
+    out += ["  reads: primary, serves who reads\n  asks: standby, asks a person\n"]
     for row in (*PRIMARY_TABLE, *STANDBY_TABLE):
         if row.order in arrows:
             out.append(f"  {arrows[row.order]}: {row.reason.replace(':', ',').replace(';', ',')}\n")

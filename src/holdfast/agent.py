@@ -30,6 +30,7 @@ from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
 from holdfast.gate.ledger_stream import STREAM as LEDGER_STREAM
+from holdfast.gate.read_only import ReadOnlyMark
 from holdfast.gate.recipients import STREAM as LIST_STREAM
 from holdfast.gate.shadow_stream import STREAM as SHADOW_STREAM
 from holdfast.log.anew import Anew, whole
@@ -212,6 +213,7 @@ def _serving(settings: Settings, folder: Folder) -> Serving:
             ),
         ),
         Gate(settings, log_options(settings, folder.base)) if settings.gate.used else None,
+        ReadOnlyMark(settings.run) if settings.failover.without_quorum == "read-only" else None,
     )
 
 

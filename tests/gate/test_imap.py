@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast.gate.imap import COMMANDS_MAX, LINE_BYTES_MAX, ImapSession
+from holdfast.gate.read_only import WORDS
 from holdfast.gate.stream import ProtocolBroken
 
 
@@ -12,7 +13,8 @@ class Talk:
     """Both peers; what each has heard."""
 
     def __init__(self) -> None:
-        self.session = ImapSession()
+        self.read_only = False
+        self.session = ImapSession(lambda: self.read_only)
         self.client = self.server = b""
         self.answer(b"l OK [CAPABILITY IMAP4rev1] Logged in\r\n")
         self.client = b""
@@ -256,3 +258,66 @@ def test_last_words_are_said_between_two_responses_only() -> None:
     assert talk.session.last_words("gone") == b""
     talk.answer(b"\r\n")
     assert talk.session.last_words("gone") != b""
+
+
+# -- while changes are refused -----------------------------------------------------------------------------------------
+
+REFUSED = b"a NO [UNAVAILABLE] " + WORDS.encode() + b"\r\n"
+
+
+def read_only() -> Talk:
+    talk = Talk()
+    talk.read_only = True
+    return talk
+
+
+@pytest.mark.parametrize("command", [command for command in CHANGING if command != b"CLOSE"])
+def test_what_may_change_something_is_refused_and_the_server_never_hears_it(command: bytes) -> None:
+    for cut in range(len(command) + 4):
+        talk, said = read_only(), b"a " + command + b"\r\n"
+        assert talk.say(said[:cut]) + talk.say(said[cut:]) == b"a CAPABILITY\r\n"
+        assert talk.answer(b"* CAPABILITY IMAP4rev1\r\na OK done\r\n") == b"* CAPABILITY IMAP4rev1\r\n" + REFUSED
+        assert not talk.session.holding
+        talk.passes(b"b SELECT x\r\n", b"b OK\r\n")
+
+
+@pytest.mark.parametrize("command", READING)
+def test_reading_goes_on_while_changes_are_refused(command: bytes) -> None:
+    read_only().passes(b"a " + command + b"\r\n", b"* 1 EXISTS\r\na OK done\r\n")
+
+
+def test_a_refused_message_is_not_sent_where_the_client_asks_first() -> None:
+    for begun in (b"", b"{3+}\r\nabc "):
+        talk = read_only()
+        assert talk.say(b"a APPEND INBOX " + begun + b"{310}\r\n") == b"a CAPABILITY\r\n"
+        assert not talk.reads()
+        assert talk.answer(b"a OK done\r\n") == REFUSED
+        assert talk.reads()
+        talk.passes(b"b NOOP\r\n", b"b OK\r\n")
+
+
+def test_refusals_come_in_the_order_of_the_commands_and_none_is_lost() -> None:
+    talk = read_only()
+    said = talk.say(b"a STORE 1 FLAGS ()\r\nb FETCH 1 FLAGS\r\nc APPEND x {4+}\r\n\r\nd \r\n")
+    assert said == b"a CAPABILITY\r\nb FETCH 1 FLAGS\r\nc CAPABILITY\r\n"
+    assert talk.answer(b"a OK\r\n* 1 FETCH (FLAGS ())\r\nb OK\r\nc OK\r\n") == (
+        REFUSED + b"* 1 FETCH (FLAGS ())\r\nb OK\r\n" + REFUSED.replace(b"a NO", b"c NO")
+    )
+
+
+def test_a_mailbox_is_closed_without_an_expunge() -> None:
+    talk = read_only()
+    assert talk.say(b"a close\r\n") == b"a UNSELECT\r\n"
+    assert talk.answer(b"a OK done\r\n") == b"a OK done\r\n"
+
+
+def test_what_was_under_way_when_refusing_began_is_held_as_ever() -> None:
+    talk = Talk()
+    talk.say(b"a STORE 1 FLAGS ()\r\n")
+    talk.read_only = True
+    talk.say(b"b STORE 2 FLAGS ()\r\n")
+    assert talk.answer(b"a OK\r\nb OK\r\n") == b""
+    assert talk.session.holding
+    assert talk.release() == b"a OK\r\n" + REFUSED.replace(b"a NO", b"b NO")
+    talk.read_only = False
+    assert talk.say(b"c STORE 2 FLAGS ()\r\n") == b"c STORE 2 FLAGS ()\r\n"

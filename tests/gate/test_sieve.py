@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from holdfast.gate.read_only import WORDS
 from holdfast.gate.sieve import COMMANDS_MAX, LINE_BYTES_MAX, SieveSession
 from holdfast.gate.stream import ProtocolBroken
 
@@ -14,7 +15,8 @@ class Talk:
     """Both peers; what each has heard."""
 
     def __init__(self) -> None:
-        self.session = SieveSession()
+        self.read_only = False
+        self.session = SieveSession(lambda: self.read_only)
         self.client = self.server = b""
         assert self.answer(GREETING) == GREETING
 
@@ -34,10 +36,16 @@ class Talk:
         return self.session.reading
 
 
-@pytest.mark.parametrize(
-    "command",
-    [b'PUTSCRIPT "x" {5+}\r\nkeep;', b'DELETESCRIPT "x"', b'renamescript "x" "y"', b'SETACTIVE ""', b"XSOMETHING"],
+CHANGING = (
+    b'PUTSCRIPT "x" {5+}\r\nkeep;',
+    b'DELETESCRIPT "x"',
+    b'renamescript "x" "y"',
+    b'SETACTIVE ""',
+    b"XSOMETHING",
 )
+
+
+@pytest.mark.parametrize("command", CHANGING)
 def test_the_ok_of_what_changes_something_is_held(command: bytes) -> None:
     talk = Talk()
     assert talk.say(command + b"\r\n") == command + b"\r\n"
@@ -111,3 +119,19 @@ def test_last_words_are_said_between_two_answers_only() -> None:
     talk.say(b'GETSCRIPT "x"\r\n')
     talk.answer(b"{9}\r\nabc")
     assert talk.session.last_words("x") == b""
+
+
+@pytest.mark.parametrize("command", CHANGING)
+def test_while_changes_are_refused_the_server_never_hears_of_them(command: bytes) -> None:
+    for cut in range(len(command) + 2):
+        talk, said = Talk(), command + b"\r\n"
+        talk.read_only = True
+        assert talk.say(said[:cut]) + talk.say(said[cut:]) == b"NOOP\r\n"
+        assert talk.answer(b'OK "NOOP completed"\r\n') == b'NO (TRYLATER) "' + WORDS.encode() + b'"\r\n'
+        assert talk.say(b"LISTSCRIPTS\r\n" + said) == b"LISTSCRIPTS\r\nNOOP\r\n"
+        assert talk.answer(b'"x" ACTIVE\r\nOK "a"\r\n') == b'"x" ACTIVE\r\nOK "a"\r\n'
+        assert talk.answer(b"OK\r\n").startswith(b"NO (TRYLATER)")
+        talk.read_only = False
+        assert talk.say(said) == said
+        assert talk.answer(b"OK\r\n") == b""
+        assert talk.release() == b"OK\r\n"

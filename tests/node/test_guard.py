@@ -10,9 +10,11 @@ from typing import Literal
 import pytest
 
 from holdfast.errors import Refused
-from holdfast.node.guard import Guard
+from holdfast.gate.read_only import ReadOnlyMark
+from holdfast.node.guard import IS_PRIMARY, Guard
 from holdfast.node.roles import Role
 from holdfast.node.settings import FailoverSettings, MachineSettings
+from holdfast.node.status import UNLOGGED_SECONDS_MAX, site_status
 
 from .two_nodes import SCENARIO_SECONDS_MAX, Machine, TwoNodes, wait_until
 
@@ -143,6 +145,53 @@ def test_a_primary_whose_log_takes_nothing_serves_or_stops_as_configured_and_ser
         main.site.store.set_available(True)
         await wait_until(lambda: main.serves, lambda: main.node.reason)
         await main.site.assert_equal()
+
+    run(tmp_path, scenario, failover)
+
+
+@pytest.mark.parametrize("policy", ["automatic", "manual"])
+def test_a_primary_whose_log_takes_nothing_refuses_changes_where_it_is_to_and_takes_them_again(
+    tmp_path: Path, policy: Literal["automatic", "manual"]
+) -> None:
+    failover = FailoverSettings(policy=policy, without_quorum="read-only", without_quorum_seconds=1.0)
+
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        mark = ReadOnlyMark(main.base)
+        main.site.store.set_available(False)
+        main.write("a message")
+        await wait_until(lambda: mark.present, lambda: f"changes are taken: {main.node.decided}")
+        await wait_until(lambda: main.node.beat().read_only, lambda: "nobody is told")
+        assert main.serves
+        assert "without_quorum says read-only" in main.node.reason
+        assert main.said("refuses changes: the log takes nothing")
+        await wait_until(lambda: main.node.beat().log_away_seconds > UNLOGGED_SECONDS_MAX, lambda: "the log is back")
+        warned = (await site_status(main.node)).warnings
+        assert [each.key for each in warned if "gates refuse changes" in each.what] == ["log takes nothing"]
+        main.site.store.set_available(True)
+        await wait_until(lambda: not mark.present, lambda: "changes are refused for ever")
+        assert main.serves
+        assert not main.node.beat().read_only
+        assert main.said("takes changes again")
+        assert main.node.reason == IS_PRIMARY
+        await main.site.assert_equal()
+
+    run(tmp_path, scenario, failover)
+
+
+def test_a_primary_that_is_cut_off_stops_although_it_was_to_serve_read_only(tmp_path: Path) -> None:
+    failover = FailoverSettings(policy="automatic", without_quorum="read-only", without_quorum_seconds=1.0)
+
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        main.site.store.set_available(False)
+        main.write("a message")
+        await wait_until(lambda: main.node.world.serving.read_only, lambda: "changes are taken")
+        backup.hear_nothing_from()
+        relay.hear_nothing_from()
+        await wait_until(lambda: not main.serves, lambda: "main serves on")
+        backup.bus.connected = relay.bus.connected = True
+        main.site.store.set_available(True)
+        await wait_until(lambda: main.serves, lambda: main.node.reason)
+        assert not main.node.world.serving.read_only
 
     run(tmp_path, scenario, failover)
 

@@ -150,3 +150,22 @@ def test_copies_at_intervals_are_refused_where_they_make_no_sense(text: str, bec
 def test_dovecot_hands_clients_over_at_a_socket_file_only() -> None:
     assert parse_settings(GOOD + '[gate]\nimap = "unix:/run/holdfast/imap-gate"\n', "holdfast.toml").gate.used
     assert "gate.sieve = '127.0.0.1:4191'" in refusal(GOOD + '[gate]\nsieve = "127.0.0.1:4191"\n')
+
+
+ALL_GATES = "[gate]\n" + "".join(f'{name} = "unix:/{name}"\n' for name in ("lmtp", "milter", "imap", "sieve", "dav"))
+
+
+def read_only(gates: str) -> str:
+    text = GOOD.replace("policy = ", 'without_quorum = "read-only"\npolicy = ')
+    return text + gates
+
+
+def test_read_only_without_a_quorum_is_refused_where_something_passes_no_gate() -> None:
+    assert parse_settings(read_only(ALL_GATES), "holdfast.toml").failover.without_quorum == "read-only"
+    for name in ("milter", "imap", "sieve", "dav"):
+        without = ALL_GATES.replace(f'{name} = "unix:/{name}"\n', "")
+        assert f"without gate.{name}: what does not pass a gate would be changed" in refusal(read_only(without))
+    assert "gate.lmtp and gate.milter and gate.imap and gate.sieve and gate.dav" in refusal(read_only(""))
+    no_calendars = ALL_GATES.replace('dav = "unix:/dav"\n', "")
+    text = read_only(no_calendars).replace("[mail]", '[mail]\nservices = ["dovecot", "postfix"]')
+    assert parse_settings(text, "holdfast.toml").failover.without_quorum == "read-only"

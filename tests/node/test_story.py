@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.node.story import ANEW, ENDED, NOTHING, STOOD_STILL, Line, tell
+from holdfast.node.story import ANEW, ENDED, NOTHING, REFUSES, STOOD_STILL, Line, tell
 
 WHY = "main is not heard for 2.0 s here, nor by relay"
 TAKEOVER = [
@@ -77,6 +77,9 @@ def test_a_stop_that_led_to_a_takeover_is_told_with_it_and_an_order_just_before_
 def test_a_stop_for_want_of_a_log_says_so() -> None:
     stop = Line(5.0, "main", "stops serving", "the log takes nothing, and [failover] without_quorum says to stop then")
     assert "The log took nothing" in tell([stop], None, {}).cause
+    refuses = tell([Line(5.0, "main", REFUSES, "the log takes nothing")], None, {})
+    assert refuses.headline == "main refuses changes: the log takes nothing"
+    assert "without_quorum says read-only" in refuses.cause
 
 
 def test_a_log_that_begins_anew_says_why() -> None:

@@ -54,7 +54,25 @@ def test_a_primary_that_may_be_replaced_serves_only_while_it_is_confirmed() -> N
         if facts.serving and facts.logless:
             assert order is Order.STOP
         elif facts.serving and not facts.superseded and (facts.confirmed or not facts.replaceable):
-            assert order is Order.NOTHING, "nothing else stops it"
+            assert order is not Order.STOP, "nothing else stops it"
+
+
+def test_changes_are_refused_while_the_log_is_away_and_taken_when_it_is_back_and_whatever_else_holds_comes_first() -> (
+    None
+):
+    for facts in every(PrimaryFacts):
+        order = decide_primary(facts).order
+        if order is Order.REFUSE:
+            assert facts.serving
+            assert facts.read_only_due
+            assert not facts.read_only
+        if order is Order.ALLOW:
+            assert facts.serving
+            assert facts.read_only
+            assert not facts.read_only_due
+        stops = facts.superseded or facts.logless or (facts.replaceable and not facts.confirmed)
+        if facts.serving and not stops and facts.read_only_due is not facts.read_only:
+            assert order in (Order.REFUSE, Order.ALLOW)
 
 
 def test_a_primary_that_stopped_serves_again_only_with_a_proof() -> None:
@@ -74,6 +92,8 @@ def test_a_log_that_takes_nothing_stops_a_primary_only_where_that_is_configured_
     for stop, away, logless in [(0.0, 1e9, False), (30.0, 0.0, False), (30.0, 29.0, False), (30.0, 30.0, True)]:
         facts = primary_facts(rules._replace(stop_seconds=stop), me._replace(away_seconds=away), hearing, {}, 1.0)
         assert facts.logless is logless
+        facts = primary_facts(rules._replace(read_only_seconds=stop), me._replace(away_seconds=away), hearing, {}, 1.0)
+        assert (facts.logless, facts.read_only_due) == (False, logless)
 
 
 def test_nobody_takes_over_unless_nothing_speaks_against_it() -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from holdfast.changes.frame import SegmentKey
 from holdfast.changes.names import Incarnation
+from holdfast.gate.read_only import ReadOnlyMark
 from holdfast.log.memory import MemoryBusNetwork, MemoryLogStore
 from holdfast.log.port import Log
 from holdfast.mail.commands import SystemCommands
@@ -135,7 +136,9 @@ class Machine:
             owners=Owners(),
             history=History(settings.state / "history.jsonl", self.clock.seconds),
             local=LocalFile(settings.state / "node.json"),
-            serving=Serving(lambda: MailSite(mail, SystemCommands()), Addresses("lo", ()), None),
+            serving=Serving(
+                lambda: MailSite(mail, SystemCommands()), Addresses("lo", ()), None, None, ReadOnlyMark(base)
+            ),
             clocks=self.clock.clocks(),
             find_trees=find_trees,
             certificate_warning=lambda: None,

@@ -274,7 +274,7 @@ def protected_site(
     milter: str = "",
     dovecot_more: str = "",
     failover: str = "manual",
-    edit: Callable[[str], str] | None = None,
+    more_failover: str = "",
     relays: dict[str, str] | None = None,
 ) -> Iterator[Site]:
     """A lab under protection, settled; gone when the block is left."""
@@ -294,6 +294,7 @@ def protected_site(
             ),
             more_configuration=more_configuration,
             failover=failover,
+            more_failover=more_failover,
             relays=relays,
         )
         site.protected.wait_settled()

@@ -19,10 +19,12 @@ import pytest
 
 from holdfast.drill.lab import mail_files
 from holdfast.drill.lab.tools import wait_until
+from holdfast.drill.workload.net import Declined
 from holdfast.drill.workload.plan import Login
+from holdfast.drill.workload.sieve import SieveClient
 from holdfast.errors import ExitStatus
 
-from .site import Site, protected_site
+from .site import PATIENCE, Site, protected_site
 
 pytestmark = pytest.mark.system
 
@@ -35,9 +37,15 @@ milter = "unix:/var/spool/postfix/private/holdfast-milter"
 imap = "unix:/run/holdfast/imap-gate"
 sieve = "unix:/run/holdfast/sieve-gate"
 dav = "0.0.0.0:5233"
+barrier_seconds = 90
+"""
+WITHOUT_QUORUM = """\
+without_quorum = "read-only"
+without_quorum_seconds = 10
 """
 CLIENTS = 6
 ANSWER_SECONDS = 5.0
+PATIENT_SECONDS = 120.0
 EVENT = (
     "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:test\r\nBEGIN:VEVENT\r\nUID:{name}\r\nDTSTAMP:20260101T000000Z\r\n"
     "DTSTART:20260101T000000Z\r\nSUMMARY:{name}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
@@ -51,6 +59,7 @@ def site() -> Iterator[Site]:
     with protected_site(
         "maildir",
         more_configuration=CONFIGURATION,
+        more_failover=WITHOUT_QUORUM,
         deliver_to=f"inet:[127.0.0.1]:{GATE_PORT}",
         milter="unix:private/holdfast-milter",
         dovecot_more=mail_files.dovecot_gates(),
@@ -210,11 +219,11 @@ def test_the_ledger_of_the_site_says_the_same(site: Site) -> None:
     assert facts["ledger"]["sums"]["lost"] == 0
 
 
-def filing(site: Site, account: Login, answer_seconds: float = ANSWER_SECONDS) -> Callable[[], Deed]:
+def filing(site: Site, account: Login) -> Callable[[], Deed]:
     """A client that saves messages, as drafts are, and flags each."""
 
     def made() -> Deed:
-        client = imaplib.IMAP4(site.lab.state.service_ipv4, 143, timeout=answer_seconds)
+        client = imaplib.IMAP4(site.lab.state.service_ipv4, 143, timeout=ANSWER_SECONDS)
         client.login(account.name, account.password)
         client.select()
 
@@ -272,29 +281,77 @@ def test_what_users_file_flag_and_plan_survives_the_machine(site: Site) -> None:
     assert calendar.acknowledged
 
 
-def test_while_the_log_has_no_majority_nothing_is_answered_and_then_everything(site: Site) -> None:
-    """Both others lose their power; main serves on, and what is changed there waits until one of them is back."""
+def test_while_the_log_has_no_majority_all_is_read_and_nothing_is_changed_and_then_everything_is(site: Site) -> None:
+    """Both others lose their power. What is under way waits; after ``without_quorum_seconds`` changes are refused, with
+    a reason, by every protocol; who reads is served all the time; and the same clients go on when the log is back."""
     site.make_main_primary()
-    with site.machine("client").network():
-        file = filing(site, site.accounts[0], answer_seconds=60)()
-        reader = imaplib.IMAP4(site.lab.state.service_ipv4, 143, timeout=ANSWER_SECONDS)
-    reader.login(site.accounts[0].name, site.accounts[0].password)
-    file("before", "")
+    account, host = site.accounts[0], site.lab.state.service_ipv4
+    with site.client():
+        waiting, client = (imaplib.IMAP4(host, 143, timeout=PATIENT_SECONDS) for _ in range(2))
+        scripts = SieveClient(site.service.sieve, PATIENCE, account.name, account.password)
+    for each in (waiting, client):
+        each.login(account.name, account.password)
+        each.select()
+    plan = planning(site, account)()
+    assert client.append("INBOX", "", "", content("before").encode())[0] == "OK"
     for name in ("backup", "relay"):
         site.machine(name).kill()
-    answered = threading.Event()
+    answers: list[str] = []
+    text = content("underway").encode()
+    under_way = threading.Thread(target=lambda: answers.append(waiting.append("INBOX", "", "", text)[0]), daemon=True)
+    under_way.start()
+    wait_until(lambda: site.status("main")["read_only"], 60, "main to refuse changes")
+    print(site.status("main")["reason"])
+    assert "gates refuse changes" in site.warnings("main")
 
-    def wait() -> None:
-        file("without", "")
-        answered.set()
+    with site.client():
+        new = imaplib.IMAP4(host, 143, timeout=PATIENT_SECONDS)
+    for reader in (client, new):  # whether it was there before or not
+        if reader is new:
+            reader.login(account.name, account.password)
+            reader.select()
+        status, (count,) = reader.search(None, "SUBJECT", "before")
+        assert (status, len(count.split())) == ("OK", 1)
+        assert "text of the message" in str(reader.fetch(count.decode(), "(BODY.PEEK[])"))
+        for refused in (
+            reader.append("INBOX", "", "", content("refused").encode()),
+            reader.store("1", "+FLAGS", "(\\Flagged)"),
+            reader.copy("1", "INBOX"),
+            reader.create("refused"),
+            reader.expunge(),
+            reader.subscribe("INBOX"),
+        ):
+            assert refused[0] == "NO"
+            assert "[UNAVAILABLE] nothing can be changed just now" in str(refused[1])
+    with pytest.raises(Declined, match="TRYLATER"):
+        scripts.put("refused", "keep;")
+    assert "refused" not in scripts.scripts()
+    with pytest.raises(http.client.HTTPException, match="503"):
+        plan("refused", "")
+    with site.client():
+        sender = smtplib.SMTP(host, 25, timeout=PATIENT_SECONDS)
+        deliverer = smtplib.LMTP(site.machine("main").state.ipv4, GATE_PORT, timeout=PATIENT_SECONDS)
+    for one in (sender, deliverer):
+        with pytest.raises(smtplib.SMTPResponseException) as later:
+            deliver(one, "refused", account.name)
+        assert later.value.smtp_code == 451
+        assert b"nothing can be changed just now" in later.value.smtp_error
+    assert delivered(site, "main")["refused"] == 0
+    assert answers == []
 
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    wait_until(lambda: delivered(site, "main")["without"] == 1, 30, "the message in the store")
-    assert reader.select()[0] == "OK"  # who reads is served
-    assert not answered.wait(1.0)
     for name in ("backup", "relay"):
         site.machine(name).start()
-    assert answered.wait(60)
+    under_way.join(PATIENT_SECONDS)
+    assert answers == ["OK"]
+    wait_until(lambda: not site.status("main")["read_only"], 30, "main to take changes again")
+    assert client.append("INBOX", "", "", content("after").encode())[0] == "OK"
+    assert new.store("1", "+FLAGS", "(\\Flagged)")[0] == "OK"
+    scripts.put("after", "keep;")
+    plan("afterwards", "")
+    deliver(sender, "refused", account.name)
+    deliver(deliverer, "later", account.name)
+    wait_until(lambda: delivered(site, "main")["refused"] == 1, 30, "the message of the sender who came again")
     site.settle()
-    assert delivered(site, "backup")["without"] == 1
+    assert not_once(site, ["before", "underway", "after", "refused", "later"]) == {}
+    told = site.holdfast("main", "why")
+    assert "refuses changes" in told.stdout, told.stdout

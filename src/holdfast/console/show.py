@@ -49,7 +49,7 @@ def _note(view: Json) -> str:
     if view["progress"]:
         return str(view["progress"])
     if view["serving"]:
-        return "serving"
+        return "serving, read-only" if view.get("read_only") else "serving"
     return "not serving" if view["role"] == "primary" else ""
 
 

@@ -51,11 +51,15 @@ class ProtectedLab:
         *,
         more_configuration: str = "",
         failover: str = "manual",
+        more_failover: str = "",
         vault: bool = False,
         relays: dict[str, str] | None = None,
     ) -> None:
-        """Set everything up and start the agents; returns at once. *vault*: see ``lab_vault``. *relays*: machines that
-        take mail, and how (``relay.mode``). Raises LabError."""
+        """Set everything up and start the agents; returns at once. *failover*: the policy; *more_failover*: lines for
+        its table. *vault*: see ``lab_vault``. *relays*: machines that take mail, and how (``relay.mode``).
+
+        Raises LabError.
+        """
         self._failover = failover
         main, *standbys = self.mail_machines
         mailhost.configure(main, mail)
@@ -73,7 +77,9 @@ class ProtectedLab:
                 self.join(machine, main, bundles[machine.name])
                 if vault and machine.state.role in MAIL_ROLES:
                     lab_vault.share_key(main, machine)
-            self._allow_many_takeovers(machine)
+            _put_into_failover(
+                machine, "takeovers_max = 1000\n" + more_failover
+            )  # a drill kills more often than people
             if machine.name in relays:
                 self._configure_relay(machine, relays[machine.name])
             machine.sync()
@@ -86,11 +92,6 @@ class ProtectedLab:
         overrides = machine.path("/etc/holdfast/overrides/postfix.cf")
         overrides.write_text(f"{overrides.read_text()}maillog_file = /var/log/mail.log\n")  # no syslog daemon here
         machine.run(["holdfast", "relay", "configure"])
-
-    def _allow_many_takeovers(self, machine: Machine) -> None:
-        """A drill kills more often than is allowed to be an accident."""
-        path = machine.path("/etc/holdfast/holdfast.toml")
-        path.write_text(path.read_text().replace("[failover]", "[failover]\ntakeovers_max = 1000", 1))
 
     def _agents(self) -> list[Machine]:
         return [machine for machine in self.lab.machines() if machine.state.role != "client"]
@@ -188,3 +189,10 @@ class ProtectedLab:
             return any(view["name"] == standby and view["applied"] >= sequence for view in facts["machines"])
 
         self.wait_for(standby, reached, f"at record {sequence}", seconds_max)
+
+
+def _put_into_failover(machine: Machine, lines: str) -> None:
+    path = machine.path("/etc/holdfast/holdfast.toml")
+    head, table, rest = path.read_text().partition("[failover]")
+    _, _, rest = rest.partition("\n")
+    path.write_text(f"{head}{table}\n{lines}{rest}")

@@ -40,6 +40,8 @@ Gates for what users do themselves: bytes pass, the success of a change is held 
 ``passing``     sockets around both
 ``dav``         an HTTP proxy before Radicale
 
+``read_only``   where the site wants it, all of them refuse what would change something while the log takes nothing
+
 A relay takes mail in for a primary that is down (docs/systems/relay.md).
 
 ``shadow_files``, ``shadow_stream``   the two stores of shadows: a protected tree; a side stream of the log

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ from holdfast.gate.noting import NotedBarrier, Unlogged
 from holdfast.gate.options import GateOptions
 from holdfast.gate.passing import PassingGate
 from holdfast.gate.queue import PostfixQueue
+from holdfast.gate.read_only import ReadOnlyMark, Refuses, never
 from holdfast.gate.relay_process import serve_relay, serve_relays
 from holdfast.gate.serve import LmtpGate, Place
 from holdfast.gate.shadow_files import FileShadows
@@ -57,12 +59,13 @@ async def _serve(options: GateOptions) -> None:
     agent = AgentBarrier(Path(options.agent_socket), options.barrier_seconds)
     book = Book(Path(options.ledger), options.machine, time.time, Limits(options.ledger_days, options.ledger_bytes))
     barrier = SharedBarrier(Unlogged(book) if options.stand_in else NotedBarrier(agent, book))
+    refuses = _refuses(options)
     flush = PostfixFlush(SystemCommands())
     async with AsyncExitStack() as gates:
         gates.push_async_callback(agent.close)
         milter: ShadowMilter | None = None
         if options.lmtp_fd:
-            gate = _lmtp(options, barrier, flush, book)
+            gate = _lmtp(options, barrier, flush, book, refuses)
             gates.push_async_callback(gate.stop)
             await gate.start(socket.socket(fileno=options.lmtp_fd))
         if options.milter_fd:
@@ -75,6 +78,7 @@ async def _serve(options: GateOptions) -> None:
                 relays=frozenset(options.relays.addresses if options.relays else ()),
                 adopts_at_start=not options.stand_in,
                 adopts_own=not options.stand_in,
+                refuses=refuses,
             )
             gates.push_async_callback(milter.stop)
             await milter.start(socket.socket(fileno=options.milter_fd))
@@ -86,7 +90,7 @@ async def _serve(options: GateOptions) -> None:
             gates.push_async_callback(keeper.stop)
             keeper.start()
         patient = PatientBarrier(barrier, options.barrier_seconds)
-        for made, listening in _holding(options, patient):
+        for made, listening in _holding(options, patient, refuses):
             gates.push_async_callback(made.stop)
             await made.start(socket.socket(fileno=listening))
         print("ready", flush=True)
@@ -95,17 +99,26 @@ async def _serve(options: GateOptions) -> None:
         await stop.wait()
 
 
-def _holding(options: GateOptions, barrier: PatientBarrier) -> Iterator[tuple[PassingGate | DavGate, int]]:
+def _refuses(options: GateOptions) -> Refuses:
+    if not options.read_only:
+        return never
+    mark = ReadOnlyMark(Path(options.read_only))
+    return lambda: mark.present
+
+
+def _holding(
+    options: GateOptions, barrier: PatientBarrier, refuses: Refuses
+) -> Iterator[tuple[PassingGate | DavGate, int]]:
     """The gates that pass bytes and hold answers, each with the number of its listening socket."""
     if options.imap_fd:
-        yield PassingGate("IMAP gate", ImapSession, barrier), options.imap_fd
+        yield PassingGate("IMAP gate", partial(ImapSession, refuses), barrier), options.imap_fd
     if options.sieve_fd:
-        yield PassingGate("ManageSieve gate", SieveSession, barrier), options.sieve_fd
+        yield PassingGate("ManageSieve gate", partial(SieveSession, refuses), barrier), options.sieve_fd
     if options.dav_fd:
-        yield DavGate(Place.parse(options.dav_server), barrier), options.dav_fd
+        yield DavGate(Place.parse(options.dav_server), barrier, refuses), options.dav_fd
 
 
-def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, book: Book) -> LmtpGate:
+def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, book: Book, refuses: Refuses) -> LmtpGate:
     deliveries = Deliveries(Path(options.journal), time.time)
     if deliveries.damaged_lines:
         logging.warning("the journal of deliveries has %d damaged lines", deliveries.damaged_lines)
@@ -116,6 +129,7 @@ def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, boo
         in_store=DovecotLookup(SystemCommands()),
         flush=flush,
         book=book,
+        refuses=refuses,
     )
 
 

@@ -42,6 +42,7 @@ from holdfast.gate.milter import (
 )
 from holdfast.gate.noting import Seen, accepted
 from holdfast.gate.queue import PostfixQueue
+from holdfast.gate.read_only import WORDS, Refuses, never
 from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing
 from holdfast.gate.stream import ProtocolBroken
 from holdfast.gate.tasks import watched
@@ -118,6 +119,7 @@ class ShadowMilter:
         adopts_own: bool = True,
         holds: Callable[[], bool] = lambda: False,
         adoption_seconds: float = ADOPTION_SECONDS_MAX,
+        refuses: Refuses = never,
     ) -> None:
         """*book*: the ledger; *subjects*: whether it keeps them. *relays*: IP addresses of clients whose delivery ids
         are kept. *adopts_at_start*: what stands there of other machines, because this one took over from them; a relay
@@ -126,7 +128,7 @@ class ShadowMilter:
         """
         self.store, self.queue, self.relays, self.adopts_at_start = store, queue, relays, adopts_at_start
         self.adopts_own, self.holds, self.book = adopts_own, holds, book
-        self._subjects, self._adoption_seconds = subjects, adoption_seconds
+        self._subjects, self._adoption_seconds, self.refuses = subjects, adoption_seconds, refuses
         self.counts = AcceptCounts()
         self._standing: dict[str, _Standing] = {}
         """This machine's, by name."""
@@ -438,6 +440,8 @@ class _Session(asyncio.Protocol):
             case Begin():
                 self._drop()
                 self._begin, self._head, self._failure = event, [], None
+                if self._milter.refuses():
+                    self._failure = HoldfastError(WORDS, retry=True)
                 self._digest, self._bytes = blake3(), 0
             case Header(name, value):
                 self._head.append(name + b":" + value + b"\r\n")

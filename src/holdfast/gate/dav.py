@@ -5,6 +5,8 @@ its method is not one that only reads (:data:`READING_METHODS`) and its status s
 the gate does not know that the change was *not* made, and 504 is the status that says so much and no more. A client
 that repeats a PUT with its ``If-Match`` is told 412 when the first one had been made, and fetches what is there.
 
+While changes are refused (``read_only``), such a request is answered 503 and goes nowhere: that says nothing was done.
+
 Each request is read and written anew, so what two readers could understand differently (two lengths, a length and
 chunks, a folded header) ends here with 400. What belongs to one connection stays there (RFC 9110, 7.6.1).
 """
@@ -24,6 +26,7 @@ from yarl import URL
 
 from holdfast.errors import HoldfastError
 from holdfast.gate.barrier import PatientBarrier
+from holdfast.gate.read_only import WORDS, Refuses, never
 from holdfast.gate.serve import CONNECT_SECONDS, Place
 
 READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "PROPFIND", "REPORT", "SEARCH"})
@@ -43,9 +46,10 @@ _log = logging.getLogger("holdfast.gate")
 class DavGate:
     """Listens, and passes requests on. Of one event loop."""
 
-    def __init__(self, server: Place, barrier: PatientBarrier) -> None:
+    def __init__(self, server: Place, barrier: PatientBarrier, refuses: Refuses = never) -> None:
         self._server = server
         self._barrier = barrier
+        self._refuses = refuses
         self._client: aiohttp.ClientSession | None = None
         self._runner: web.ServerRunner | None = None
         self._under_way = 0
@@ -80,6 +84,8 @@ class DavGate:
     async def _answered(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._under_way >= REQUESTS_MAX:
             return _refusal(503, "too many requests at a time")
+        if request.method not in READING_METHODS and self._refuses():
+            return _refusal(503, WORDS)
         self._under_way += 1
         try:
             async with asyncio.timeout(REQUEST_SECONDS_MAX):

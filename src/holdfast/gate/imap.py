@@ -28,6 +28,11 @@ whose connection ended knows that it does not know, connects again and looks (RF
 What the gate cannot read is not offered: STARTTLS and COMPRESS=DEFLATE are taken out of the server's capabilities, and
 a client that asks nevertheless gets the server's answer to a command that does not exist.
 
+While the log takes nothing and the site wants it so (``read_only``), what would be held is refused instead: the whole
+command is swallowed, and the server gets ``TAG CAPABILITY`` in its place. Its answer has the right tag at the right
+place of the stream, and the client hears ``TAG NO [UNAVAILABLE]`` for it. ``CLOSE`` becomes UNSELECT: of a mailbox that
+is read-only it expunges nothing and is no error (RFC 3501, 6.4.2; RFC 3691).
+
 A line ends with LF, with or without CR before it, because that is how Dovecot, behind the gate, reads it.
 """
 
@@ -39,6 +44,7 @@ from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from holdfast.gate.from_client import FromClient
+from holdfast.gate.read_only import WORDS, Refuses, never
 from holdfast.gate.stream import ProtocolBroken, printable
 
 LINE_BYTES_MAX: Final = 128 * 1024
@@ -57,6 +63,9 @@ _BY_UID: Final = frozenset({b"FETCH", b"SEARCH", b"SORT", b"THREAD"})
 _REFUSED: Final = frozenset({b"STARTTLS", b"COMPRESS"})
 _HIDDEN: Final = frozenset({b"STARTTLS", b"COMPRESS=DEFLATE"})
 _NO_COMMAND: Final = b"XNOTTHROUGHTHEGATE"
+_IN_PLACE: Final = b"CAPABILITY"
+"""Given instead of a refused command. NOOP could tell of expunged messages within what the client takes for a STORE
+(RFC 3501, 7.4.1), and after 20 commands that it does not know Dovecot closes the connection."""
 _CLIENT_LITERAL: Final = re.compile(rb"(?:^|[ (~])\{(\d{1,%d})(\+?)\}\r?\n\Z" % LITERAL_DIGITS_MAX)
 _QUOTED: Final = re.compile(rb'"(?:[^"\\\r\n]|\\.)*"')
 _MARK: Final = re.compile(rb"\{(\d{1,%d})\}\r?\n|\n(?!\* [^OBPNCobpnc\r\n])" % LITERAL_DIGITS_MAX)
@@ -84,14 +93,16 @@ class _Side(Enum):
 class _Command(NamedTuple):
     tag: bytes
     held: bool
+    refused: bool = False
 
 
 class ImapSession:
     """See the module. Feed it both sides' bytes, write what it returns; while :attr:`holding`, get a barrier passed and
     call :meth:`released`. Any call may raise ProtocolBroken: the session ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, refuses: Refuses = never) -> None:
         self.holding = False
+        self._refuses = refuses
         self._logged_in = False
         """Whether the server has answered the login, which Dovecot's login service took."""
         self._commands: deque[_Command] = deque()
@@ -100,6 +111,8 @@ class ImapSession:
         self._tag = b""
         """Of the command that is being read; empty between two."""
         self._word = b""
+        self._swallowing = False
+        """The command that is being read is refused."""
         self._from_client = FromClient(LINE_BYTES_MAX)
         self._to_server: list[bytes] = []
         # the server's side
@@ -164,7 +177,7 @@ class ImapSession:
         for piece, line in self._from_client.pieces(lambda: self.reading):
             if line:
                 self._take_line(piece)
-            else:
+            elif not self._swallowing:
                 self._to_server.append(piece)
 
     def _take_line(self, line: bytes) -> None:
@@ -176,7 +189,11 @@ class ImapSession:
         literal = _CLIENT_LITERAL.search(line)
         if literal and b'"' in line and b'"' in _QUOTED.sub(b"", line):
             literal = None  # within a quoted string that never ends: the server takes the line for the whole command
-        self._to_server.append(line)
+        if not self._swallowing:
+            self._to_server.append(line)
+        elif not (literal and literal[2]):  # its end, or the client asks whether it may go on
+            self._to_server.append(self._tag + b" " + _IN_PLACE + b"\r\n")
+            self._swallowing = False
         if literal:
             if not self._tag:
                 raise ProtocolBroken("a literal without a command")
@@ -197,10 +214,13 @@ class ImapSession:
         read = words[2].upper() in _BY_UID if by_uid else self._word in READING_COMMANDS
         if self._word in _REFUSED:
             line, read, self._word = tag + b" " + _NO_COMMAND + b"\r\n", True, b""
+        refused = not read and self._refuses()
+        if refused and self._word == b"CLOSE" and len(words) == 2:
+            line, read, refused = tag + b" UNSELECT\r\n", True, False
         if len(self._commands) >= COMMANDS_MAX:
             raise ProtocolBroken("too many commands without an answer")
-        self._commands.append(_Command(tag, not read))
-        self._tag = tag
+        self._commands.append(_Command(tag, not read and not refused, refused))
+        self._tag, self._swallowing = tag, refused
         return line
 
     def _asked(self, *, go_on: bool) -> None:
@@ -209,6 +229,7 @@ class ImapSession:
             return
         if not go_on:
             self._side, self._tag, self._word, self._from_client.literal = _Side.COMMAND, b"", b"", 0
+            self._swallowing = False
         elif self._word in (b"IDLE", b"AUTHENTICATE") and not self._from_client.literal:
             self._side = _Side.LINE
         else:
@@ -237,10 +258,10 @@ class ImapSession:
                     break
                 if kind:
                     line = data[at:end]
-                    if not self._take_text(line, covered=at < self._covered):
+                    shown = self._take_text(line, covered=at < self._covered)
+                    if shown is None:
                         self.holding = True
                         break
-                    shown = _without_hidden(line)
                     if shown != line:
                         changed += (data[sent:at], shown)
                         sent = end
@@ -263,25 +284,27 @@ class ImapSession:
             return b"".join((*changed, data[sent:at]))
         return data if at == size else data[:at]
 
-    def _take_text(self, line: bytes, *, covered: bool) -> bool:
-        """A whole line of text; whether it may pass."""
+    def _take_text(self, line: bytes, *, covered: bool) -> bytes | None:
+        """A whole line of text: what the client hears of it; None: not now."""
         if line[:1] == b"+":
             self._asked(go_on=True)
-            return True
+            return line
         if line[:2] == b"* ":
-            return True
+            return _without_hidden(line)
         words = line.split(None, 2)
         tag, status = (words[0], words[1].upper() if len(words) > 1 else b"") if words else (b"", b"")
         of_tag = [command for command in self._commands if command.tag == tag]
         held = any(command.held for command in of_tag) if of_tag else self._logged_in
         self._logged_in = True
         if held and not covered and status == b"OK":
-            return False
+            return None
         if of_tag:
             self._commands.remove(of_tag[0])
         if tag == self._tag and len(of_tag) == 1:
             self._asked(go_on=False)
-        return True
+        if of_tag and of_tag[0].refused:
+            return tag + b" NO [UNAVAILABLE] " + WORDS.encode() + b"\r\n"
+        return _without_hidden(line)
 
 
 def _kind(data: bytes, at: int) -> bool | None:

@@ -1,9 +1,10 @@
 """One LMTP session through the gate (RFC 2033): what goes to whom, and which answers are held. Pure.
 
-The gate reads every command and every answer, and passes them on unchanged. It speaks for itself in four places: it
+The gate reads every command and every answer, and passes them on unchanged. It speaks for itself in five places: it
 takes out of the answer to LHLO what it does not carry (CHUNKING, STARTTLS, AUTH, XCLIENT ...); it refuses commands it
-does not know; it answers DATA with its own 354, because it must see the message's header before it knows whether a
-recipient has it already; and it holds the answers to a content until the barrier has passed.
+does not know; it refuses MAIL while changes are refused (``read_only``); it answers DATA with its own 354, because it
+must see the message's header before it knows whether a recipient has it already; and it holds the answers to a content
+until the barrier has passed.
 
 States of the client's side::
 
@@ -30,6 +31,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from holdfast.gate.read_only import WORDS, Refuses, never
 from holdfast.gate.stream import ContentReader, LineReader, ProtocolBroken, printable
 
 DELIVERY_HEADER: Final = b"holdfast-delivery"
@@ -41,6 +43,7 @@ PIPELINED_MAX: Final = RECIPIENTS_MAX + 100
 _PASSED_COMMANDS: Final = frozenset({b"MAIL", b"RCPT", b"RSET", b"NOOP", b"VRFY"})
 _CARRIED: Final = frozenset({b"PIPELINING", b"8BITMIME", b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"SIZE", b"DSN"})
 _UNKNOWN_COMMAND: Final = b"500 5.5.1 not known here"
+_REFUSED: Final = b"451 4.3.2 " + WORDS.encode()
 _NO_RECIPIENT: Final = b"503 5.5.1 no valid recipients"
 _GO_ON: Final = b"354 OK"
 _ALREADY: Final = b"250 2.0.0 delivered before, not again"
@@ -80,6 +83,10 @@ class NoteDone(NamedTuple):
     refused: tuple[bytes, ...]
 
 
+class PutOff(NamedTuple):
+    """The client was told to come later: the queue is to be told when it may."""
+
+
 class AwaitBarrier(NamedTuple):
     """Call :meth:`LmtpSession.barrier_passed` or :meth:`LmtpSession.barrier_failed`."""
 
@@ -90,7 +97,7 @@ class End(NamedTuple):
     why: str = ""
 
 
-Step = ToClient | ToServer | Lookup | NoteIntent | NoteDone | AwaitBarrier | End
+Step = ToClient | ToServer | Lookup | NoteIntent | NoteDone | AwaitBarrier | PutOff | End
 
 
 class State(Enum):
@@ -131,8 +138,9 @@ class LmtpSession:
     A session may have ended when it is told what it asked for: then nothing follows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refuses: Refuses = never) -> None:
         self.state = State.COMMANDS
+        self._refuses = refuses
         self._client = LineReader()
         self._server = LineReader()
         self._expected: deque[_Expected] = deque([_Expected(b"greeting")])
@@ -265,6 +273,9 @@ class LmtpSession:
             self.state = State.SETTLING
             self._expected.append(_Expected(_GATE))
             self._settle()
+        elif verb == b"MAIL" and self._refuses():
+            self._say_in_turn(_REFUSED)
+            self._steps.append(PutOff())
         elif verb == b"RCPT" and len(self._recipients) >= RECIPIENTS_MAX:
             self._say_in_turn(b"452 4.5.3 too many recipients")
         elif verb in _PASSED_COMMANDS:

@@ -50,6 +50,8 @@ class GateOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """The process to end with; 0: none."""
     stand_in: bool = False
     """There is no agent yet, and no log: nothing is waited for. See `holdfast.node.stand_in`."""
+    read_only: str = ""
+    """The run directory, in which the agent says when changes are to be refused; empty: they never are."""
     lmtp_fd: int = 0
     lmtp_server: str = ""
     """Dovecot's LMTP, ``unix:/path`` or ``HOST:PORT``."""

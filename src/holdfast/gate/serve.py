@@ -27,11 +27,13 @@ from holdfast.gate.lmtp import (
     Lookup,
     NoteDone,
     NoteIntent,
+    PutOff,
     Step,
     ToClient,
     ToServer,
 )
 from holdfast.gate.noting import outcome
+from holdfast.gate.read_only import Refuses, never
 from holdfast.ledger.book import Book
 
 SESSIONS_MAX: Final = 500
@@ -107,7 +109,7 @@ class Counts(Struct):
     repeated: int = 0
     """Recipients who had the message already."""
     later: int = 0
-    """Contents answered 451 because the barrier did not pass."""
+    """Contents answered 451 because the barrier did not pass, and senders because nothing may be changed now."""
     looked_up: int = 0
 
 
@@ -123,6 +125,7 @@ class LmtpGate:
         in_store: StoreLookup,
         flush: Callable[[], Awaitable[None]],
         book: Book | None = None,
+        refuses: Refuses = never,
     ) -> None:
         """*flush* makes the queue try again now: Postfix would wait minutes after a "later". *book*: the ledger."""
         self.server = server
@@ -131,6 +134,7 @@ class LmtpGate:
         self.in_store = in_store
         self.flush = flush
         self.book = book
+        self.refuses = refuses
         self.counts = Counts()
         self._sessions: set[_Session] = set()
         self._listening: asyncio.Server | None = None
@@ -211,7 +215,7 @@ class _Session:
 
     def __init__(self, gate: LmtpGate) -> None:
         self._gate = gate
-        self._lmtp = LmtpSession()
+        self._lmtp = LmtpSession(gate.refuses)
         self._client: asyncio.Transport | None = None
         self._server: asyncio.Transport | None = None
         self._server_full = False
@@ -325,6 +329,8 @@ class _Session:
                     self._look_up(step)
                 case AwaitBarrier():
                     self._spawn(self._wait_for_barrier())
+                case PutOff():
+                    self._gate.put_off()
                 case End(why):
                     self._end(why)
         self._flow()

@@ -10,6 +10,9 @@ literals, too. A client's literal is ``{n+}`` and needs no permission; any other
 client sends strings, each after a string from the server: its bytes wait until the server has spoken.
 
 STARTTLS is not offered and not carried: the gate must be able to read.
+
+While changes are refused (``read_only``), a command that would be held is swallowed, the server gets ``NOOP`` in its
+place (RFC 5804, 2.13), and the client hears ``NO (TRYLATER)`` when that is answered.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Final
 
 from holdfast.gate.from_client import FromClient
 from holdfast.gate.imap import Moved
+from holdfast.gate.read_only import WORDS, Refuses, never
 from holdfast.gate.stream import ProtocolBroken, printable
 
 LINE_BYTES_MAX: Final = 64 * 1024
@@ -30,10 +34,20 @@ READING_COMMANDS: Final = frozenset(
     b"CAPABILITY HAVESPACE LISTSCRIPTS GETSCRIPT CHECKSCRIPT NOOP LOGOUT AUTHENTICATE XCLIENT".split()
 )
 _NO_COMMAND: Final = b"XNOTTHROUGHTHEGATE\r\n"
+_IN_PLACE: Final = b"NOOP\r\n"
+_REFUSAL: Final = b'NO (TRYLATER) "%s"\r\n' % WORDS.encode()
 _LITERAL: Final = re.compile(rb"(?:^|[ (])\{(\d{1,10})(\+?)\}\r?\n\Z")
 _QUOTED: Final = re.compile(rb'"(?:[^"\\\r\n]|\\.)*"')
 _STARTTLS: Final = re.compile(rb'"STARTTLS"', re.IGNORECASE)
 _FINAL: Final = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
+
+
+class _Fate(Enum):
+    """Of a command."""
+
+    PASSES = auto()
+    HELD = auto()
+    REFUSED = auto()
 
 
 class _Side(Enum):
@@ -49,10 +63,13 @@ class _Side(Enum):
 class SieveSession:
     """See the module; used as :class:`holdfast.gate.imap.ImapSession` is."""
 
-    def __init__(self) -> None:
+    def __init__(self, refuses: Refuses = never) -> None:
         self.holding = False
-        self._held_commands: deque[bool] = deque([False])
-        """Commands without an answer, whether each is held. The first answer is that to the login."""
+        self._refuses = refuses
+        self._commands: deque[_Fate] = deque([_Fate.PASSES])
+        """Those without an answer. The first answer is that to the login."""
+        self._swallowing = False
+        """The command that is being read is refused."""
         self._side = _Side.COMMAND
         self._authenticating = False
         self._from_client = FromClient(LINE_BYTES_MAX)
@@ -109,7 +126,7 @@ class SieveSession:
         for piece, line in self._from_client.pieces(lambda: self.reading):
             if line:
                 self._take_line(piece)
-            else:
+            elif not self._swallowing:
                 self._to_server.append(piece)
 
     def _take_line(self, line: bytes) -> None:
@@ -120,7 +137,11 @@ class SieveSession:
             literal = None
         if literal and not literal[2]:
             raise ProtocolBroken("a literal that asks for permission: ManageSieve has none (RFC 5804, 4)")
-        self._to_server.append(line)
+        if not self._swallowing:
+            self._to_server.append(line)
+        elif not literal:
+            self._to_server.append(_IN_PLACE)
+            self._swallowing = False
         if literal:
             self._from_client.literal = int(literal[1])
             self._side = _Side.WITHIN
@@ -132,12 +153,16 @@ class SieveSession:
         word = words[0].upper() if words else b""
         if not word:
             return line
-        if len(self._held_commands) >= COMMANDS_MAX:
+        if len(self._commands) >= COMMANDS_MAX:
             raise ProtocolBroken("too many commands without an answer")
         if word == b"STARTTLS":
-            self._held_commands.append(False)
+            self._commands.append(_Fate.PASSES)
             return _NO_COMMAND
-        self._held_commands.append(word not in READING_COMMANDS)
+        if word in READING_COMMANDS:
+            self._commands.append(_Fate.PASSES)
+        else:
+            self._swallowing = self._refuses()
+            self._commands.append(_Fate.REFUSED if self._swallowing else _Fate.HELD)
         self._authenticating = word == b"AUTHENTICATE"
         return line
 
@@ -167,7 +192,9 @@ class SieveSession:
                     self.holding = True
                     break
             at = end
-            if self._within or not _STARTTLS.match(line):
+            if not self._within and self._final and self._commands and self._commands[0] is _Fate.REFUSED:
+                shown.append(_REFUSAL)
+            elif self._within or not _STARTTLS.match(line):
                 shown.append(line)
             self._passed(line)
         self._covered = max(0, self._covered - at)
@@ -175,7 +202,7 @@ class SieveSession:
         return b"".join(shown)
 
     def _is_held(self) -> bool:
-        return not self._held_commands or any(self._held_commands)
+        return not self._commands or _Fate.HELD in self._commands
 
     def _passed(self, line: bytes) -> None:
         literal = _LITERAL.search(line)
@@ -184,13 +211,13 @@ class SieveSession:
             return
         self._within = False
         if self._final in (b"OK", b"NO"):
-            if self._held_commands:
-                self._held_commands.popleft()
-            if self._authenticating and not self._held_commands:
+            if self._commands:
+                self._commands.popleft()
+            if self._authenticating and not self._commands:
                 self._authenticating = False
                 if self._side in (_Side.ASKED, _Side.STRING):
                     self._side = _Side.COMMAND
                     self._read_client()
-        elif not self._final and self._side is _Side.ASKED and len(self._held_commands) == 1:
+        elif not self._final and self._side is _Side.ASKED and len(self._commands) == 1:
             self._side = _Side.STRING
             self._read_client()

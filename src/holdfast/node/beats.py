@@ -70,6 +70,8 @@ class Beat(Struct, omit_defaults=True):
     lag_ms_p50: float = 0.0
     lag_ms_p99: float = 0.0
     serving: bool = False
+    read_only: bool = False
+    """It serves, and refuses changes: the log takes nothing."""
     holds_address: bool = False
     progress: str = ""
     """What a long step is at: "seeding 12,345 of 80,000 files"."""

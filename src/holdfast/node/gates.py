@@ -98,6 +98,7 @@ class Gate:
             agent_socket=str(settings.control_socket),
             barrier_seconds=gate.barrier_seconds,
             parent=os.getpid(),
+            read_only=str(settings.run) if settings.failover.without_quorum == "read-only" else "",
             lmtp_server=gate.lmtp_server,
             dav_server=gate.dav_server,
             journal=str(settings.state / DELIVERIES),
@@ -207,7 +208,7 @@ class Gate:
             return
         self._run.mkdir(parents=True, exist_ok=True)
         self.open()
-        alone = msgspec.structs.replace(self._options, stand_in=True, parent=0, log=None)
+        alone = msgspec.structs.replace(self._options, stand_in=True, parent=0, log=None, read_only="")
         here, there = channel()
         with log.open("ab") as told, there:  # not asyncio's: that kills its children when its loop ends
             process = subprocess.Popen(

@@ -28,6 +28,7 @@ from holdfast.node.outlook import (
 )
 from holdfast.node.planned import Planned
 from holdfast.node.roles import Role
+from holdfast.node.story import REFUSES
 from holdfast.node.watchman import (
     MISSING_SECONDS,
     RENEW_SECONDS,
@@ -39,6 +40,7 @@ from holdfast.node.watchman import (
     decide_standby,
 )
 
+IS_PRIMARY: Final = "the last promotion in the log is this machine's"
 GAPS_KEPT: Final = 60
 """Looks of the last seconds: how long this machine itself had stood still, in the history of a stop."""
 RENEW_EVERY_SECONDS: Final = 0.25
@@ -65,6 +67,7 @@ def rules_of(node: Node) -> Rules:
         takeovers_max=failover.takeovers_max,
         takeovers_seconds=failover.takeovers_hours * 3600,
         stop_seconds=failover.without_quorum_seconds if failover.without_quorum == "stop" else 0.0,
+        read_only_seconds=failover.without_quorum_seconds if failover.without_quorum == "read-only" else 0.0,
     )
 
 
@@ -162,7 +165,8 @@ class Guard:
 
     def _as_primary(self, now: float) -> None:
         node = self._node
-        if not (node.guarded or self.rules.stop_seconds) or node.world.serving.released_by_hand:
+        logless_seconds = self.rules.stop_seconds or self.rules.read_only_seconds
+        if not (node.guarded or logless_seconds) or node.world.serving.released_by_hand:
             self._set(None)
             return
         hearing, beats = node.beats.hearing, node.beats.all
@@ -175,6 +179,8 @@ class Guard:
         if row.order is Order.STOP:
             self._stop_serving(row.reason, now)
             return
+        if row.order in (Order.REFUSE, Order.ALLOW):
+            self._read_only(row)
         if not node.held:
             if not facts.replaceable or hearing.confirmed_seconds(now) < RENEW_SECONDS:
                 self._renew(now)
@@ -185,6 +191,18 @@ class Guard:
                 self._proving = asyncio.create_task(self._prove(row.reason))
             elif row.order is Order.SERVE and self._acting is None and not node.busy.locked():
                 self._act(self._serve(row.reason))
+
+    def _read_only(self, row: PrimaryRow) -> None:
+        """Raises OSError: it is tried again at the next look."""
+        node = self._node
+        if row.order is Order.REFUSE:
+            node.world.serving.refuse_changes()
+            node.world.history.record(REFUSES, row.reason)
+            node.serves_because(row.reason)
+        else:
+            node.world.serving.take_changes()
+            node.world.history.record("takes changes again", row.reason)
+            node.serves_because(IS_PRIMARY)
 
     def _renew(self, now: float) -> None:
         addresses = self._node.world.serving.addresses
@@ -292,7 +310,7 @@ class Guard:
             node.world.history.record("could not serve with everything", error.message)
             node.advice = error.hint or "`holdfast takeover` here tries again, and says what fails."
         node.world.history.record("serves", reason, epoch=int(node.epoch))
-        node.serves_because("the last promotion in the log is this machine's")
+        node.serves_because(IS_PRIMARY)
 
     # -- as the machine that was replaced -----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ def render_metrics(status: SiteStatus) -> bytes:
     known: dict[str, Gauge] = {}
     gauge("epoch", "Number of the last promotion this machine knows", status.epoch)
     gauge("serving", "1 when this machine serves mail", status.serving)
+    gauge("read_only", "1 when it serves, and its gates refuse changes", status.read_only)
     gauge("log_reachable", "1 when the log answers", status.log.reachable)
     gauge("log_last_sequence", "The log's last record", status.log.last)
     gauge("log_first_sequence", "The log's first record", status.log.first)

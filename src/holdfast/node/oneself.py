@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from holdfast.node.node import Node
 from holdfast.node.outlook import Self
 from holdfast.node.story import STOOD_STILL
@@ -16,13 +18,12 @@ def listen(node: Node, now: float) -> None:
 def facts_of_self(node: Node, rests_until: float = 0.0) -> Self:
     """*rests_until*: when the next attempt to take over may begin."""
     follow = node.standby.follow if node.standby is not None else None
-    capture = node.primary.capture if node.primary is not None else None
-    waits = None if capture is None else capture.status()
     return Self(
         role=node.role,
         epoch=int(node.epoch),
         primary=node.primary_name or "",
         serving=not node.held,
+        read_only=node.world.serving.read_only,
         proved=node.proved,
         paused=bool(node.world.local.state.paused),
         paused_at=node.paused_at,
@@ -30,5 +31,12 @@ def facts_of_self(node: Node, rests_until: float = 0.0) -> Self:
         blocked=follow.blocked_because if follow is not None else "",
         takeovers=tuple(node.takeovers),
         rests_until=rests_until,
-        away_seconds=0.0 if waits is None else max(waits.waiting_seconds, waits.log_away_seconds or 0.0),
+        away_seconds=_away_seconds(node),
     )
+
+
+def _away_seconds(node: Node) -> float:
+    if node.primary is None or node.primary.capture is None:
+        return math.inf if node.world.serving.read_only else 0.0  # no capture has seen the log back
+    waits = node.primary.capture.status()
+    return max(waits.waiting_seconds, waits.log_away_seconds or 0.0)

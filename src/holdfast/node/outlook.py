@@ -38,6 +38,8 @@ class Rules(NamedTuple):
     takeovers_seconds: float = 3600.0
     stop_seconds: float = 0.0
     """When the log takes nothing for so long, the primary stops serving; 0: it serves on."""
+    read_only_seconds: float = 0.0
+    """When it takes nothing for so long, the gates refuse changes; 0: they do not."""
 
     @property
     def third(self) -> bool:
@@ -52,6 +54,7 @@ class Self(NamedTuple):
     epoch: int
     primary: str
     serving: bool = False
+    read_only: bool = False
     proved: bool = False
     paused: bool = False
     paused_at: float = 0.0
@@ -86,6 +89,8 @@ def primary_facts(rules: Rules, me: Self, hearing: Hearing, beats: Mapping[str, 
         confirmed=hearing.confirmed_seconds(now) < SERVE_SECONDS,
         proved=me.proved,
         logless=0 < rules.stop_seconds <= me.away_seconds,
+        read_only_due=0 < rules.read_only_seconds <= me.away_seconds,
+        read_only=me.read_only,
     )
 
 

@@ -22,6 +22,7 @@ def beat_of(node: Node) -> Beat:
         epoch=int(node.epoch),
         known_epoch=-1 if node.known_epoch < 0 else max(node.known_epoch, int(node.epoch)),
         serving=node.world.serving.on and not node.held,
+        read_only=node.world.serving.read_only and node.world.serving.on and not node.held,
         paused=node.world.local.state.paused,
         at=node.world.clocks.wall_seconds(),
         vaults=[] if node.archiver is None else node.archiver.beats(),

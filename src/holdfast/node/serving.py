@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from holdfast.errors import HoldfastError
+from holdfast.gate.read_only import ReadOnlyMark
 from holdfast.mail.port import ProbeResult
 from holdfast.mail.site import MailSite
 from holdfast.node.address import Addresses
@@ -29,14 +30,20 @@ class Serving:
         addresses: Addresses | CommandedAddresses,
         written: ServedFile | None,
         gate: Gate | None = None,
+        mark: ReadOnlyMark | None = None,
     ) -> None:
-        """*written*: where it is written down for ``holdfast release``; None where nobody would look (tests)."""
+        """*written*: where it is written down for ``holdfast release``; None where nobody would look (tests).
+        *mark*: tells the gates to refuse changes; None where they are never told to.
+        """
         self._find_mail = find_mail
         self.mail = find_mail()
         self.addresses = addresses
         self._written = written
         self._gate = gate
+        self._mark = mark
         self._started = False
+        self.read_only = False
+        """The gates refuse changes."""
 
     @property
     def on(self) -> bool:
@@ -47,6 +54,18 @@ class Serving:
     def released_by_hand(self) -> bool:
         """It was started here, and `holdfast release` stopped it under the running agent."""
         return self._started and self._written is not None and not self._written.present
+
+    def refuse_changes(self) -> None:
+        """Through the gates nothing is changed from now on. Raises OSError."""
+        assert self._mark is not None
+        self._mark.make()
+        self.read_only = True
+
+    def take_changes(self) -> None:
+        """Raises OSError."""
+        if self._mark is not None:
+            self._mark.clear()
+        self.read_only = False
 
     def look_again(self) -> None:
         """Configuration has arrived: which services there are may have changed."""
@@ -70,6 +89,10 @@ class Serving:
             except HoldfastError as error:
                 failed.append(error)  # users come first; `holdfast release` then needs the configuration
         self._started = True
+        try:
+            self.take_changes()  # of an agent before this one
+        except OSError as error:
+            failed.append(error)
         if self._gate is not None:
             try:
                 self._gate.open()  # before Postfix has anything to deliver

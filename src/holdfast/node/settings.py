@@ -187,11 +187,12 @@ class FailoverSettings(_Table, frozen=True):
     its name and its address. Not proven: no takeover, and a person is asked. docs/operations/outside.md."""
     fence_seconds: float = 30.0
     """How long that may take, the proof included."""
-    without_quorum: Literal["serve", "stop"] = "serve"
+    without_quorum: Literal["serve", "read-only", "stop"] = "serve"
     """What the primary does when the log takes nothing, as two of three log servers are away: ``serve`` on, with an
-    alarm, while what happens is on its disk only; or ``stop`` serving until the log is back."""
+    alarm, while what happens is on its disk only; serve ``read-only`` (needs all gates: they refuse what would change
+    something); or ``stop`` serving, until the log is back. docs/operations/log-trouble.md"""
     without_quorum_seconds: float = 30.0
-    """How long a change has to wait for the log before ``stop`` stops. An election of the log takes up to 9 s."""
+    """How long a change has to wait for the log before that begins. An election of the log takes up to 9 s."""
     rejoin: Literal["automatic", "manual"] = "automatic"
     """Under the policy ``automatic``, whether a machine that was replaced becomes a standby by itself when it is back.
     What only it has is kept aside and listed either way."""
@@ -334,8 +335,8 @@ def _wrong_interval(settings: Settings) -> tuple[str, str] | None:
         )
     if settings.failover.without_quorum != "serve":
         return (
-            'failover.without_quorum = "stop" with policy = "interval": between two copies nothing comes into the log '
-            "anyway",
+            f'failover.without_quorum = "{settings.failover.without_quorum}" with policy = "interval": between two '
+            "copies nothing comes into the log anyway",
             'Remove it, or write policy = "manual".',
         )
     if gate.lmtp or gate.milter:
@@ -346,6 +347,15 @@ def _wrong_interval(settings: Settings) -> tuple[str, str] | None:
             "accepted since the last copy.",
         )
     return None
+
+
+def _past_the_gates(settings: Settings) -> list[str]:
+    """The gates that are off, and past which people could change something."""
+    gate, services = settings.gate, settings.mail.services
+    needed = {"gate.lmtp": gate.lmtp, "gate.milter": gate.milter, "gate.imap": gate.imap, "gate.sieve": gate.sieve}
+    if services is None or "radicale" in services:
+        needed["gate.dav"] = gate.dav
+    return [name for name, place in needed.items() if not place]
 
 
 def _checked(settings: Settings, source: str) -> Settings:
@@ -416,6 +426,13 @@ def _checked(settings: Settings, source: str) -> Settings:
         raise wrong(
             f"failover.without_quorum_seconds is below {WITHOUT_QUORUM_SECONDS_MIN:g}",
             "Less than an election of the log takes would stop serving whenever the relay is restarted.",
+        )
+    if settings.failover.without_quorum == "read-only" and (past := _past_the_gates(settings)):
+        raise wrong(
+            f'failover.without_quorum = "read-only" without {" and ".join(past)}: what does not pass a gate would be '
+            "changed and acknowledged all the same",
+            "Set them (docs/concepts/gates.md, docs/concepts/imap-gate.md), or write serve or stop. A site without "
+            'Radicale needs no gate.dav: say so by [mail] services = ["dovecot", "postfix"].',
         )
     if settings.failover.failback_at and not re.fullmatch(TIME_OF_DAY, settings.failover.failback_at):
         raise wrong(f"failover.failback_at: {settings.failover.failback_at!r} is no time", "Write it as 03:30.")

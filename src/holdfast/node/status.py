@@ -70,6 +70,8 @@ class MachineView(Struct, frozen=True):
     """How far its clock is ahead of this machine's; 0 when they agree within a second."""
     warnings: tuple[str, ...]
     """What it says of itself that others should see."""
+    read_only: bool = False
+    """It serves, and its gates refuse changes."""
 
 
 class LogView(Struct, frozen=True):
@@ -134,13 +136,16 @@ class SiteStatus(Struct, frozen=True):
     warnings: tuple[Warned, ...]
     ledger: LedgerView | None = None
     """None where no gate is on."""
+    read_only: bool = False
+    """This machine serves, and its gates refuse changes: the log takes nothing."""
 
 
 async def site_status(node: Node) -> SiteStatus:
     """The status now. Asks the log once; a log that does not answer is part of the answer."""
     settings = node.world.settings
     state, problem = await _log_state(node)
-    beats = {m.name: _beat(node, m.name) for m in settings.machines}
+    own = node.beat()
+    beats = {m.name: own if m is settings.me else node.beats.last(m.name) for m in settings.machines}
     last = state.last if state is not None else 0
     machines = tuple(_machine(node, m.name, m.role, beats[m.name], last) for m in settings.machines)
     primary = node.primary_name or _named_primary(beats)
@@ -157,7 +162,8 @@ async def site_status(node: Node) -> SiteStatus:
         primary=primary,
         epoch=int(node.epoch),
         service_addresses=settings.service.addresses,
-        serving=node.world.serving.on and not node.held,
+        serving=own.serving,
+        read_only=own.read_only,
         readiness=node.readiness.last,
         rehearsal=node.readiness.rehearsal,
         failover=FailoverView(
@@ -282,6 +288,7 @@ def _machine(node: Node, name: str, configured: str, beat: Beat | None, last: in
         version=beat.version,
         clock_ahead_seconds=0.0 if mine or not alive else -node.beats.clock_ahead_seconds(name),
         warnings=() if mine or not alive else tuple(beat.warnings),
+        read_only=beat.read_only,
     )
 
 
@@ -375,9 +382,14 @@ def _warnings(
     if beat is not None and max(beat.log_away_seconds, beat.waiting_seconds) > UNLOGGED_SECONDS_MAX:
         waited = max(beat.log_away_seconds, beat.waiting_seconds)
         because = f" ({beat.log_away_because})" if beat.log_away_because else ""
+        meanwhile = (
+            f"{primary} serves who reads, and its gates refuse changes"
+            if beat.read_only
+            else f"what {primary} does meanwhile is on its disk only"
+        )
         warned.append(
             Warned(
-                f"the log takes nothing for {waited:.0f} s{because}: what {primary} does meanwhile is on its disk only",
+                f"the log takes nothing for {waited:.0f} s{because}: {meanwhile}",
                 "Two of the three log servers must be up, have room, and reach each other; the rest happens by itself.",
                 "log takes nothing",
             )

@@ -22,9 +22,11 @@ CLOSE_SECONDS: Final = 10.0
 LINES_MAX: Final = 200
 ANEW: Final = "the log was founded anew"
 ENDED: Final = "this machine's certificate is not valid"
-TOLD: Final = ("takeover begins", "switchover begins", "stops serving", "decided: ask a person", ANEW)
+REFUSES: Final = "refuses changes"
+TOLD: Final = ("takeover begins", "switchover begins", "stops serving", REFUSES, "decided: ask a person", ANEW)
 STOOD_STILL: Final = "this machine did not run for a while"
 """Written when it goes on; *seconds* of the details say for how long it did not."""
+LOGLESS: Final = "The log took nothing, as two of its servers were away, and [failover] without_quorum says"
 NOTHING: Final = "Nothing of the kind is in the history: no takeover, no switchover, nobody who stopped serving."
 
 
@@ -107,6 +109,8 @@ def cause_of(event: Line, lines: Sequence[Line], missing: dict[str, str]) -> str
         return f"A person ordered it: {event.why}"
     if event.what == ANEW:
         return f"The log before could not go on: {event.why}"
+    if event.what == REFUSES:
+        return f"{LOGLESS} read-only then."
     if event.what == "stops serving":
         return _cause_of_stop(event) + _of_certificate(event.machine, event.at, lines)
     primary = str(event.details.get("primary") or event.why.partition(":")[0])
@@ -119,7 +123,7 @@ def cause_of(event: Line, lines: Sequence[Line], missing: dict[str, str]) -> str
 
 def _cause_of_stop(event: Line) -> str:
     if "without_quorum" in event.why:
-        return "The log took nothing, as two of its servers were away, and [failover] without_quorum says to stop then."
+        return f"{LOGLESS} to stop then."
     stood = event.details.get("looked_after_seconds", 0.0)
     if stood > 1.0:
         return f"{event.machine} itself had stood still for {stood:.1f} s: frozen, suspended or starved of processor."

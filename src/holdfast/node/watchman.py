@@ -65,6 +65,9 @@ class Order(StrEnum):
 
     NOTHING = "nothing"
     STOP = "stop serving"
+    REFUSE = "refuse changes"
+    """Who reads is served on."""
+    ALLOW = "take changes again"
     PROVE = "append a record"
     """To see whether the log still takes this machine's."""
     SERVE = "serve"
@@ -86,6 +89,15 @@ class PrimaryFacts(NamedTuple):
     """The log took a record of ours while we were confirmed, and we were confirmed ever since."""
     logless: bool = False
     """The log takes nothing for too long, and ``[failover] without_quorum`` is ``stop``."""
+    read_only_due: bool = False
+    """The same, and it is ``read-only``."""
+    read_only: bool = False
+    """The gates refuse changes."""
+
+    @property
+    def serves_on(self) -> bool:
+        """Nobody takes over from a machine that is heard, or whom nobody may replace."""
+        return self.serving and (self.confirmed or not self.replaceable)
 
 
 class PrimaryRow(NamedTuple):
@@ -105,6 +117,22 @@ PRIMARY_TABLE: Final = (
         Order.STOP,
         lambda f: f.serving and f.logless,
         "the log takes nothing, and [failover] without_quorum says to stop then: it serves when the log is back",
+    ),
+    PrimaryRow(
+        Order.REFUSE,
+        lambda f: f.serves_on and f.read_only_due and not f.read_only,
+        "the log takes nothing, and [failover] without_quorum says read-only then: the gates refuse what would change "
+        "something, and who reads is served",
+    ),
+    PrimaryRow(
+        Order.NOTHING,
+        lambda f: f.serves_on and f.read_only_due,
+        "the log takes nothing: it serves who reads, and takes changes again when the log does",
+    ),
+    PrimaryRow(
+        Order.ALLOW,
+        lambda f: f.serves_on and f.read_only,
+        "the log takes records again: the gates let changes pass again",
     ),
     PrimaryRow(
         Order.NOTHING,
