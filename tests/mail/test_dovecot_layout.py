@@ -169,6 +169,21 @@ def test_24_with_everything() -> None:
     assert not found.warnings
 
 
+@pytest.mark.parametrize(
+    "protocols", ["protocols = imap pop3 sieve", "protocols {\nimap = yes\npop3 = yes\nsieve = yes\n}"]
+)
+def test_who_changes_something_past_the_gates_is_named_where_there_are_gates(protocols: str) -> None:
+    def gated(service: str) -> str:
+        return f"service {service} {{\nexecutable = {service} /run/holdfast/{service}-gate\n}}\n"
+
+    assert read(f"{protocols}\n").past_gates == ()
+    pop3, sieve = read(f"{protocols}\n{gated('imap')}").past_gates
+    assert "POP3 has no gate" in pop3
+    assert "ManageSieve passes no gate" in sieve
+    assert read(f"{protocols}\n{gated('imap')}{gated('managesieve')}").past_gates == (pop3,)
+    assert read(f"{protocols}\n{gated('imap')}".replace("pop3", "lmtp")).past_gates == (sieve,)
+
+
 def test_both_syntaxes_of_one_set_up_give_the_same_roots() -> None:
     old = read("mail_location = maildir:/srv/mail/%d/%n\nmail_home = /srv/home/%d/%n\n")
     new = read(

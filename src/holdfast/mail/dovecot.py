@@ -235,7 +235,9 @@ class Dovecot:
         warnings = [line.strip() for line in result.errors.splitlines() if "Warning:" in line]
         if not result.ok:
             return CheckResult(self.name, errors=(result.words,), warnings=tuple(warnings))
-        missing = [f"{path} is not there" for path in (await self.layout()).tls_files if not os.path.exists(path)]
+        found = await self.layout()
+        warnings += found.past_gates
+        missing = [f"{path} is not there" for path in found.tls_files if not os.path.exists(path)]
         overrides = self._settings.overrides
         if os.path.exists(overrides) and overrides not in included_files(self._settings.config):
             warnings.append(f"{overrides} is there, but {self._settings.config} does not !include_try it")

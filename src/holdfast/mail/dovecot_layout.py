@@ -66,6 +66,8 @@ class Layout(Struct, frozen=True):
     library_directory: str
     system_users: bool
     warnings: tuple[str, ...]
+    past_gates: tuple[str, ...] = ()
+    """One sentence for each protocol by which people change something past Holdfast's gates, where IMAP passes them."""
 
     @property
     def drivers(self) -> frozenset[str]:
@@ -108,6 +110,7 @@ def layout(root: Section, passwd_texts: Mapping[str, str] | None = None) -> Layo
         library_directory=root.value("libexec_dir", "/usr/lib/dovecot"),
         system_users=system_users,
         warnings=tuple(warnings),
+        past_gates=tuple(_past_gates(root)),
     )
 
 
@@ -350,9 +353,23 @@ _HANDLED: Final = frozenset(
 )
 
 
+def _protocols(root: Section) -> frozenset[str]:
+    listed = root.value("protocols").split()
+    return frozenset([*listed, *(k for s in root.of("protocols") for k, v in s.settings.items() if truth(v))])
+
+
+def _past_gates(root: Section) -> Iterator[str]:
+    gated = {service.name for service in root.of("service") if "holdfast" in service.value("executable")}
+    if "imap" not in gated:
+        return
+    if "pop3" in _protocols(root):
+        yield "POP3 has no gate: what its clients delete is acknowledged before the log has it, or without a log"
+    if "sieve" in _protocols(root) and "managesieve" not in gated:
+        yield "ManageSieve passes no gate, as IMAP does: docs/concepts/imap-gate.md"
+
+
 def _listeners(root: Section) -> tuple[Listener, ...]:
-    protocols = set(root.value("protocols").split())
-    protocols |= {k for s in root.of("protocols") for k, v in s.settings.items() if truth(v)}
+    protocols = _protocols(root)
     configured = {
         (service.name, listener.name): listener
         for service in root.of("service")
