@@ -47,7 +47,7 @@ class Box:
             main.read_text()
             + f"smtpd_milters = inet:127.0.0.1:{self.milter_port}\nnon_smtpd_milters = $smtpd_milters\n"
             + "milter_default_action = tempfail\ndefer_transports = local smtp\n"
-            + "smtputf8_enable = no\nlocal_recipient_maps =\n"
+            + "smtputf8_autodetect_classes = verify\nlocal_recipient_maps =\n"
         )
         subprocess.run(["postmap", f"hash:{self.postfix.config}/virtual"], check=True)
         subprocess.run(["postalias", f"hash:{self.postfix.config}/aliases"], check=True)
@@ -188,6 +188,32 @@ def test_a_new_primary_puts_what_another_accepted_into_its_queue(box: Box, tmp_p
         await box.queue.throw_out(back & box.queue.ids())
         assert box.queue.ids() == {new.queue_id}
         await box.queue.throw_out([new.queue_id])
+
+    played(play)
+
+
+def test_an_adopted_message_is_asked_no_more_of_its_next_hop_than_it_was_before(box: Box, tmp_path: Path) -> None:
+    """Raw UTF-8 in a header field does not make it an SMTPUTF8 message, which Dovecot 2.3 would not be given."""
+
+    async def asks_for_smtputf8(queue_id: str) -> bool:
+        """By the queue file's first record (postcat(1)): its last number is SMTPUTF8's bits, the lowest "requested"."""
+        argv = ["postcat", "-c", str(box.postfix.config), "-qe", queue_id]
+        result = await SystemCommands().run(argv, timeout_seconds=20)
+        size = next(line for line in result.output.splitlines() if line.startswith("message_size:"))
+        return bool(int(size.split()[-1]) & 1)
+
+    async def play() -> None:
+        async with milter(box, tmp_path, "main", Barrier()) as made:
+            assert (await asyncio.to_thread(hand_in, box, "Grüße"))[0] == 250
+            (old,) = await made.store.standing()
+        async with milter(box, tmp_path, "backup", Barrier()) as made:
+            await until(lambda: made.counts.adopted == 1, "adoption")
+            (new,) = await made.store.standing()
+            try:
+                assert not await asks_for_smtputf8(old.queue_id)
+                assert not await asks_for_smtputf8(new.queue_id)
+            finally:
+                await box.queue.throw_out([old.queue_id, new.queue_id])
 
     played(play)
 

@@ -26,8 +26,40 @@ def test_only_what_the_gate_carries_is_offered() -> None:
     talk.say(b"LHLO client\r\n")
     talk.answer(LHLO)
     assert talk.client == (
-        b"220 ready\r\n250-mail.example.org\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 PIPELINING\r\n"
+        b"220 ready\r\n250-mail.example.org\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-PIPELINING\r\n"
+        b"250 SMTPUTF8\r\n"
     )
+
+
+@pytest.mark.parametrize("asked", [b" SMTPUTF8", b" smtputf8 BODY=8BITMIME", b" BODY=8BITMIME  SMTPUTF8 SIZE=70"])
+def test_a_message_with_utf8_in_its_header_reaches_a_server_that_does_not_offer_it(talk: Talk, asked: bytes) -> None:
+    left = asked.upper().replace(b"  SMTPUTF8", b"").replace(b" SMTPUTF8", b"")
+    for sender in (b"", b"a@example.org", b'"x> SMTPUTF8 y"@example.org'):
+        talk.say(b"MAIL FROM:<" + sender + b">" + asked + b"\r\n")
+        assert talk.heard_by_server() == b"MAIL FROM:<" + sender + b">" + left + b"\r\n"
+        talk.answer(b"250 OK\r\n")
+        assert talk.heard_by_client() == b"250 OK\r\n"
+
+
+def test_a_sender_that_is_not_ascii_is_refused_in_its_turn_where_the_server_could_not_take_it(talk: Talk) -> None:
+    talk.say("RSET\r\nMAIL FROM:<jürgen@example.org> SMTPUTF8\r\n".encode())
+    assert talk.heard_by_server() == b"RSET\r\n"
+    talk.answer(b"250 OK\r\n")
+    assert talk.heard_by_client().splitlines() == [
+        b"250 OK",
+        b"550 5.6.7 the mail store takes no address that is not ASCII",
+    ]
+
+
+def test_a_server_that_offers_smtputf8_is_asked_with_it() -> None:
+    talk = Talk()
+    talk.answer(b"220 ready\r\n")
+    talk.say(b"LHLO client\r\n")
+    talk.answer(b"250-mail.example.org\r\n250 SMTPUTF8\r\n")
+    assert talk.heard_by_client() == b"220 ready\r\n250-mail.example.org\r\n250 SMTPUTF8\r\n"
+    talk.heard_by_server()
+    talk.say("MAIL FROM:<jürgen@example.org> SMTPUTF8\r\n".encode())
+    assert talk.heard_by_server() == "MAIL FROM:<jürgen@example.org> SMTPUTF8\r\n".encode()
 
 
 def test_the_success_waits_for_the_barrier_and_the_content_passes_unchanged(talk: Talk) -> None:

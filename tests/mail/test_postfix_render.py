@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import ConfigurationError
-from holdfast.mail.postfix import short_queue_ids
+from holdfast.mail.postfix import for_gates
 from holdfast.mail.postfix_render import canonical, parse_overrides, render
 
 keys = st.text(string.ascii_lowercase + "_", min_size=1, max_size=8)
@@ -69,8 +69,17 @@ def test_a_value_of_two_lines_is_refused() -> None:
         render(b"", {"a": "1\nsmtpd_relay_restrictions = permit"})
 
 
-def test_short_queue_ids_are_told_of_where_our_milter_goes_by_them() -> None:
-    ours = {"smtpd_milters": "inet:127.0.0.1:8891 unix:private/holdfast-milter"}
-    assert ["enable_long_queue_ids = yes" in said for said in short_queue_ids(ours)] == [True]
-    assert short_queue_ids({**ours, "enable_long_queue_ids": "yes"}) == []
-    assert short_queue_ids({"smtpd_milters": "inet:127.0.0.1:8891"}) == []
+def test_what_the_gates_need_of_postfix_is_told_where_our_milter_is_asked() -> None:
+    ours = {"smtpd_milters": "unix:private/holdfast-milter"}
+    assert [said.split(" needs ")[1].split(" in ")[0] for said in for_gates(ours)] == [
+        "enable_long_queue_ids = yes",
+        "smtputf8_autodetect_classes = verify",
+    ]
+    long = {**ours, "enable_long_queue_ids": "yes"}
+    assert [len(for_gates({**long, "smtputf8_autodetect_classes": value})) for value in ("verify", "", "all")] == [
+        0,
+        0,
+        1,
+    ]
+    assert for_gates({**long, "smtputf8_enable": "no"}) == []
+    assert for_gates({"smtpd_milters": "inet:127.0.0.1:8891"}) == []

@@ -24,6 +24,7 @@ note in the journal, a barrier, an end. The shell carries them out and calls bac
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
@@ -42,6 +43,9 @@ RECIPIENTS_MAX: Final = 2000
 PIPELINED_MAX: Final = RECIPIENTS_MAX + 100
 _PASSED_COMMANDS: Final = frozenset({b"MAIL", b"RCPT", b"RSET", b"NOOP", b"VRFY"})
 _CARRIED: Final = frozenset({b"PIPELINING", b"8BITMIME", b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"SIZE", b"DSN"})
+_UTF8_ASKED: Final = re.compile(rb"(?i) +SMTPUTF8(?= |$)")
+"""Among the parameters: behind the address."""
+_NO_UTF8_ADDRESSES: Final = b"550 5.6.7 the mail store takes no address that is not ASCII"
 _UNKNOWN_COMMAND: Final = b"500 5.5.1 not known here"
 _REFUSED: Final = b"451 4.3.2 " + WORDS.encode()
 _NO_RECIPIENT: Final = b"503 5.5.1 no valid recipients"
@@ -147,6 +151,8 @@ class LmtpSession:
         self._reply: list[bytes] = []
         self._steps: list[Step] = []
         self._mail = b""
+        self._offers_utf8 = False
+        """SMTPUTF8 is our offer, not the server's."""
         self._recipients: list[_Recipient] = []
         self._delivery: DeliveryId = b""
         self._have: frozenset[bytes] = frozenset()
@@ -278,6 +284,13 @@ class LmtpSession:
             self._steps.append(PutOff())
         elif verb == b"RCPT" and len(self._recipients) >= RECIPIENTS_MAX:
             self._say_in_turn(b"452 4.5.3 too many recipients")
+        elif verb == b"MAIL" and self._offers_utf8 and (asked := _UTF8_ASKED.search(line, line.rfind(b">") + 1)):
+            if not line.isascii():
+                self._say_in_turn(_NO_UTF8_ADDRESSES)
+            else:
+                line = line[: asked.start()] + line[asked.end() :]
+                self._expected.append(_Expected(verb, line))
+                self._steps.append(ToServer(line + b"\r\n"))
         elif verb in _PASSED_COMMANDS:
             self._expected.append(_Expected(verb, line))
             self._steps.append(ToServer(line + b"\r\n"))
@@ -406,6 +419,9 @@ class LmtpSession:
         code = reply[-1][:1]
         if expected.verb == b"LHLO" and code == b"2":
             reply = _carried(reply)
+            self._offers_utf8 = not any(line[4:].upper() == b"SMTPUTF8" for line in reply[1:])
+            if self._offers_utf8:
+                reply = [*reply[:-1], b"250-" + reply[-1][4:], b"250 SMTPUTF8"]
         if not expected.silent:
             self._to_client(b"\r\n".join(reply))
         match expected.verb:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ _DELIVERERS: Final = frozenset({"lmtp", "smtp", "local", "virtual", "pipe"})
 _BASICS: Final = ("queue_directory", "data_directory", "daemon_directory", "alias_maps", "alias_database")
 _QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt", "bounce", "defer", "trace")
 _PORTS: Final = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465}
+_AUTODETECT_DEFAULT: Final = "sendmail, verify"
 _DEBIAN_CHROOT: Final = Path("/usr/lib/postfix/configure-instance.sh")
 """Debian's units run it before every start: it copies resolv.conf and others to where chrooted daemons find them."""
 _CHROOT_SOURCES: Final = ("resolv.conf", "services", "hosts", "localtime", "nsswitch.conf")
@@ -269,7 +271,7 @@ class Postfix:
         warnings = [line for line in said if "warning:" in line]
         try:
             found = await self.layout()
-            warnings += short_queue_ids(found.settings)
+            warnings += for_gates(found.settings)
             errors += [f"{path} is not there" for path in sorted(named_files(_certificates(found))) if not _there(path)]
             errors += [f"{table.source} is not there" for table in found.tables if not _there(table.source)]
             self.own_values()
@@ -296,13 +298,22 @@ def _settings(text: str) -> dict[str, str]:
     return found
 
 
-def short_queue_ids(settings: Mapping[str, str]) -> list[str]:
-    """A sentence where our milter sees messages whose queue ids come again: what another machine has taken over is
-    thrown out by its id, and new mail could be (docs/concepts/gates.md)."""
-    ours = any("holdfast" in settings.get(name, "") for name in ("smtpd_milters", "non_smtpd_milters"))
-    if not ours or settings.get("enable_long_queue_ids", "no") == "yes":
+def for_gates(settings: Mapping[str, str]) -> list[str]:
+    """A sentence for each setting that our milter needs otherwise (docs/concepts/gates.md): what another machine has
+    taken over is thrown out by its queue id, and must be none of a new message; what is adopted comes by sendmail(1),
+    and must not be called SMTPUTF8 for a raw header field, because its next hop may not offer that."""
+    if not any("holdfast" in settings.get(name, "") for name in ("smtpd_milters", "non_smtpd_milters")):
         return []
-    return ["the gates' milter needs enable_long_queue_ids = yes in main.cf: short queue ids come again"]
+    found = []
+    if settings.get("enable_long_queue_ids", "no") != "yes":
+        found.append("the gates' milter needs enable_long_queue_ids = yes in main.cf: short queue ids come again")
+    classes = set(re.split(r"[\s,]+", settings.get("smtputf8_autodetect_classes", _AUTODETECT_DEFAULT)))
+    if classes & {"sendmail", "all"} and settings.get("smtputf8_enable", "yes") != "no":
+        found.append(
+            "the gates' milter needs smtputf8_autodetect_classes = verify in main.cf: after a takeover, mail with raw "
+            "UTF-8 in its header could be returned to its sender"
+        )
+    return found
 
 
 def _certificates(found: PostfixLayout) -> list[str]:

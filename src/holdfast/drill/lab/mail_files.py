@@ -280,6 +280,7 @@ smtpd_milters = {milter}
 non_smtpd_milters = $smtpd_milters
 milter_default_action = tempfail
 enable_long_queue_ids = yes
+smtputf8_autodetect_classes = verify
 """
 
 
