@@ -97,7 +97,7 @@ TABLE: Final = (
     Row(
         Kind.RESENT,
         lambda c: c.facts.again and c.facts.settled,
-        "sent once more after its machine was replaced: it may have come twice",
+        "sent once more after its machine was replaced: it may have come twice, or was returned (Postfix's log says)",
     ),
     Row(
         Kind.RESENT,

@@ -77,7 +77,7 @@ TABLE: Final = (
     Row(
         State.RESENT,
         lambda f: f.again,
-        "sent once more by the machine that took over: it may have come twice",
+        "sent once more by the machine that took over: it may have come twice, or was returned (Postfix's log says)",
     ),
     Row(
         State.RESENT,
