@@ -1,10 +1,15 @@
 """One LMTP session through the gate (RFC 2033): what goes to whom, and which answers are held. Pure.
 
-The gate reads every command and every answer, and passes them on unchanged. It speaks for itself in five places: it
-takes out of the answer to LHLO what it does not carry (CHUNKING, STARTTLS, AUTH, XCLIENT ...); it refuses commands it
-does not know; it refuses MAIL while changes are refused (``read_only``); it answers DATA with its own 354, because it
-must see the message's header before it knows whether a recipient has it already; and it holds the answers to a content
-until the barrier has passed.
+The gate reads every command and every answer, and passes them on unchanged. It speaks for itself in six places: it
+takes out of the answer to LHLO what it does not carry (CHUNKING, STARTTLS, AUTH, XCLIENT ...); it offers SMTPUTF8 there
+where the server does not; it refuses commands it does not know; it refuses MAIL while changes are refused
+(``read_only``); it answers DATA with its own 354, because it must see the message's header before it knows whether a
+recipient has it already; and it holds the answers to a content until the barrier has passed.
+
+Dovecot 2.3 does not offer SMTPUTF8 (RFC 6531), and takes raw UTF-8 in header fields all the same. Postfix calls a
+message SMTPUTF8 for such a field alone when it comes through sendmail(1) (``smtputf8_autodetect_classes``), as what is
+adopted after a takeover does, and returns it to its sender when its next hop does not offer the extension. So the gate
+offers it, and asks the server without it. A sender's address that is not ASCII gets the 550 that Postfix would give.
 
 States of the client's side::
 
