@@ -139,7 +139,7 @@ def test_the_new_log_is_of_what_the_one_machine_holds_under_an_epoch_above_all_i
         nodes.machines = TwoNodes.machines
         nodes.main.start()
         await nodes.main.wait_role(Role.RETURNED)
-        nodes.main.node.order_rejoin()
+        nodes.main.node.orders.rejoin()
         await nodes.main.wait_role(Role.STANDBY)
         await nodes.settle(nodes.backup, nodes.main)
         assert nodes.main.contents() == nodes.backup.contents()

@@ -46,7 +46,7 @@ class IntervalNodes(TwoNodes):
     async def whole(self) -> None:
         """Backup holds a whole copy of what main has now."""
         await self.settle()
-        await wait_until(lambda: self.backup.node.copy_whole, lambda: "\n".join(self.backup.events()))
+        await wait_until(lambda: self.backup.node.copying.whole, lambda: "\n".join(self.backup.events()))
 
     async def die_in_copy(self, records: int) -> None:
         """Main makes a copy, and dies when the log has taken so many records of it."""
@@ -138,7 +138,7 @@ def test_a_takeover_in_the_middle_of_a_copy_serves_the_last_whole_one_and_says_w
         await nodes.backup.node.primary.barrier(DEADLINE_SECONDS)
         nodes.main.start()
         await nodes.main.wait_role(Role.RETURNED)
-        nodes.main.node.order_rejoin()
+        nodes.main.node.orders.rejoin()
         await nodes.main.wait_role(Role.STANDBY)
         await nodes.settle(nodes.backup, nodes.main)
         assert nodes.main.contents() == nodes.backup.contents()
@@ -200,9 +200,9 @@ def test_a_seeded_standby_is_whole_with_the_first_copy_after_the_seed(tmp_path: 
         nodes.backup.start()
         await nodes.backup.wait_role(Role.STANDBY)
         warnings = await nodes.backup.warnings()
-        if not nodes.backup.node.copy_whole:  # still: so it was not when they were asked for
+        if not nodes.backup.node.copying.whole:  # still: so it was not when they were asked for
             assert "files are of different moments" in warnings
-        await wait_until(lambda: nodes.backup.node.copy_whole, lambda: "\n".join(nodes.backup.events()))
+        await wait_until(lambda: nodes.backup.node.copying.whole, lambda: "\n".join(nodes.backup.events()))
         assert nodes.backup.contents() == nodes.main.contents()
 
     run(tmp_path, scenario)

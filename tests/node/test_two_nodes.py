@@ -272,7 +272,7 @@ def test_a_fenced_primary_appends_nothing_and_what_only_it_had_is_kept_aside_and
         (refusal,) = (await nodes.main.operations.plan_switchover("")).refusals
         assert "main is not a standby, its role is returned" in refusal
 
-        nodes.main.node.order_rejoin()
+        nodes.main.node.orders.rejoin()
         await nodes.main.wait_role(Role.STANDBY)
         await nodes.settle(nodes.backup, nodes.main)
         assert nodes.main.contents() == nodes.backup.contents()
@@ -312,9 +312,9 @@ def test_orders_are_refused_where_they_would_not_be_safe(tmp_path: Path) -> None
         with pytest.raises(Refused, match="main is alive"):
             await nodes.backup.operations.takeover("a test")
         with pytest.raises(Refused, match="nothing to rejoin"):
-            nodes.backup.node.order_rejoin()
+            nodes.backup.node.orders.rejoin()
         with pytest.raises(Refused, match="primary"):
-            await nodes.main.node.order_found()
+            await nodes.main.node.orders.found()
         again = await nodes.main.operations.takeover("again")
         assert again.done
         for plan in (
@@ -427,11 +427,11 @@ def test_a_primary_whose_log_is_lost_for_good_begins_it_anew_on_order(tmp_path: 
         await nodes.settle()
         before = nodes.store.state().incarnation
         with pytest.raises(Refused, match="the log goes on"):
-            await nodes.main.node.order_found()
+            await nodes.main.node.orders.found()
         nodes.store.set_available(False)
         nodes.main.write("while it is away")
         await wait_until(lambda: nodes.main.node.beat().log_away_seconds >= 0, lambda: "the log answers")
-        await nodes.main.node.order_found()
+        await nodes.main.node.orders.found()
         nodes.store.set_available(True)
         await wait_until(lambda: nodes.store.state().incarnation != before, lambda: nodes.main.node.reason)
         await nodes.main.wait_role(Role.PRIMARY)
@@ -466,8 +466,8 @@ def test_of_two_machines_only_the_one_that_served_last_begins_a_lost_log_anew(tm
         assert nodes.store.state().incarnation != before, "a number in a log is given once"
         await nodes.main.wait_role(Role.RETURNED)
         with pytest.raises(Refused, match="backup knows of a later primary"):
-            await nodes.main.node.order_found()
-        nodes.main.node.order_rejoin()
+            await nodes.main.node.orders.found()
+        nodes.main.node.orders.rejoin()
         await nodes.main.wait_role(Role.STANDBY)
         await nodes.settle(nodes.backup, nodes.main)
         assert nodes.main.contents() == nodes.backup.contents()
@@ -476,7 +476,7 @@ def test_of_two_machines_only_the_one_that_served_last_begins_a_lost_log_anew(tm
         nodes.store.replace(nodes.store.state().incarnation)
         nodes.main.start()
         await wait_until(lambda: "holds a copy of it" in nodes.main.node.reason, lambda: nodes.main.node.reason)
-        await nodes.main.node.order_found()
+        await nodes.main.node.orders.found()
         await nodes.main.wait_role(Role.PRIMARY)
         assert nodes.main.node.epoch == 4
 

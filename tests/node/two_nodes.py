@@ -33,6 +33,7 @@ from holdfast.node.roles import Role
 from holdfast.node.serving import Serving
 from holdfast.node.settings import CopySettings, FailoverSettings, LogSettings, MachineSettings, Settings
 from holdfast.node.status import SiteStatus, site_status
+from holdfast.node.tending import Tending
 from holdfast.node.world import Clocks, World
 from holdfast.trees.spec import TreeSpec
 from holdfast.trees.stat import Owners
@@ -87,10 +88,10 @@ class ElsewherePeer(Peer):
         )
 
 
-class ElsewhereNode(Node):
+class ElsewhereTending(Tending):
     """Does not compare where the trees stand with the primary: it is elsewhere, and that is not another set."""
 
-    def _look_at_trees(self) -> None:
+    def look_at_trees(self) -> None:
         pass
 
 
@@ -144,7 +145,8 @@ class Machine:
             certificate_warning=lambda: None,
             version="test",
         )
-        node = ElsewhereNode(world)
+        node = Node(world)
+        node.tending = ElsewhereTending(node)
         node.peer = ElsewherePeer(world, node, base / "trees")
         return node
 

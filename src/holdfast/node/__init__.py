@@ -1,8 +1,10 @@
 """The node: one machine's part in the site.
 
 *What decides.* ``roles`` is a pure table: from facts (the log's last record, what this machine remembers) to a role
-with a reason. ``node`` enters roles and leaves them; ``operations`` carries out what people order (takeover,
-switchover), each as a ``plan`` that is shown, executed and written into the ``history``.
+with a reason; ``role_facts`` gathers them. ``node`` enters and leaves roles: ``promoting`` is how a machine becomes
+the primary, ``copying`` how it holds a copy, ``yielding`` how it gives its role up, ``orders`` what it was told,
+``tending`` what it looks at on a timer. ``operations`` carries out what people order (takeover, switchover), each as a
+``plan`` that is shown, executed and written into the ``history``.
 
 *Without a person.* ``watchman``: two more tables, for what is done when others fall silent, with the argument why there
 are never two that serve, and its bound. ``hearing`` (who hears whom) and ``outlook`` make their facts; ``guard`` looks

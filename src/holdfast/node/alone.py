@@ -172,7 +172,7 @@ class Alone:
         index = node.index
         at = int(index.position.sequence) if index is not None else 0
         stands = f"record {at}" if at else "a record that is not known now"
-        if not node.copy_whole:
+        if not node.copying.whole:
             yield "no copy is whole since this machine was seeded: its files are of different moments"
         yield (
             f"this copy stands at {stands}: what the log has behind it, and what {primary or 'the primary'} did "

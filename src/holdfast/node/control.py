@@ -191,11 +191,11 @@ class Control:
         return _json(await self._alone.order(body.get("why", ""), force=bool(body.get("force"))))
 
     async def _rejoin(self, request: web.Request) -> web.Response:
-        self._node.order_rejoin()
+        self._node.orders.rejoin()
         return _json({"ordered": True})
 
     async def _found(self, request: web.Request) -> web.Response:
-        await self._node.order_found(force=bool((await body_of(request)).get("force")))
+        await self._node.orders.found(force=bool((await body_of(request)).get("force")))
         return _json({"ordered": True})
 
     async def _pause(self, request: web.Request) -> web.Response:

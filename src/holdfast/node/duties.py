@@ -105,9 +105,9 @@ class Duties:
             return Done(misses=not paused and vote(node.beats.hearing, duty.primary, now))
         try:
             if duty.verb == "pause":
-                node.order_pause(duty.why)
+                node.orders.pause(duty.why)
             elif duty.verb == "resume":
-                node.order_resume(told=duty.primary)
+                node.orders.resume(told=duty.primary)
             elif duty.verb == "relied":
                 return Done(refused=self._not_relied())
             else:
@@ -121,7 +121,7 @@ class Duties:
 
         Returns when the primary relies on it, or does not for ``PAUSE_SECONDS``: until then it would still stop.
         """
-        self._node.order_pause(why)
+        self._node.orders.pause(why)
         told = await self._tell_all(Duty("pause", why=why))
         primary = self._node.primary_name or ""
         if told.get(primary) or primary not in (self.rules.me, *told):
@@ -156,7 +156,7 @@ class Duties:
         primary = self._node.primary_name or ""
         found = await self._tell_all(Duty("resume"), [name for name in self.rules.others if name == primary])
         told = primary if primary == self.rules.me or found.get(primary) == "" else ""
-        self._node.order_resume(told=told)
+        self._node.orders.resume(told=told)
         rest = [name for name in self.rules.others if name != primary]
         return {**found, **await self._tell_all(Duty("resume", primary=told), rest)}
 

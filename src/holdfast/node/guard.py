@@ -322,9 +322,9 @@ class Guard:
         if failover.policy != "automatic" or failover.rejoin != "automatic" or primary is None:
             return
         beat = node.beats.last(primary)
-        if node.beats.alive(primary) and beat is not None and beat.role == Role.PRIMARY and not node.told_to_rejoin:
+        if node.beats.alive(primary) and beat is not None and beat.role == Role.PRIMARY and not node.orders.to_rejoin:
             node.world.history.record("rejoins by itself", f"{primary} is the primary and is heard: [failover] rejoin")
-            node.order_rejoin()
+            node.orders.rejoin()
 
     # -- as a standby ------------------------------------------------------------------------------------------------
 

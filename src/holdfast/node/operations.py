@@ -83,7 +83,7 @@ class Operations:
             copy = copy_words(node.standby.follow.copied_at_ns)
             drain = "apply the last copy in the log that is whole"
             warnings.append(f"what was done since the last whole copy, {copy}, is on {primary}'s disk only")
-            if not node.copy_whole:
+            if not node.copying.whole:
                 warnings.append("no copy is whole since this machine was seeded: its files are of different moments")
         return Plan(
             "takeover",
@@ -212,7 +212,7 @@ class Operations:
                 if node.world.settings.at_intervals:
                     await execution.step("copy", self._copy_held_open(primary, asks))
                 await execution.step("yield", give_up())
-                await execution.step("drain", node.drain(DRAIN_SECONDS_MAX))
+                await execution.step("drain", node.copying.drain(DRAIN_SECONDS_MAX))
                 await self._promote_and_serve(execution, planned=True)
             except HoldfastError as error:
                 if yielded and node.primary is None:
@@ -234,11 +234,11 @@ class Operations:
         assert self._node.asks is not None
         try:
             await self._node.asks.order(primary, "resume")
-        except HoldfastError as error:  # it serves again by itself when nobody is promoted: see Node.yield_role
+        except HoldfastError as error:  # it serves again by itself when nobody is promoted: see Yielding
             self._node.world.history.record(f"{primary} could not be told to resume", error.message)
 
     async def _drain(self, execution: Execution, confirm: Confirm | None) -> None:
-        await execution.step("drain", self._node.drain(DRAIN_SECONDS_MAX))
+        await execution.step("drain", self._node.copying.drain(DRAIN_SECONDS_MAX))
         if confirm is not None:
             await execution.step("confirm", confirm())
 
@@ -258,13 +258,13 @@ class Operations:
             why = f"{why}; from the copy {copy_words(node.standby.follow.copied_at_ns)}"
         for attempt in range(PROMOTIONS_MAX):
             try:
-                behind = None if confirm is None else node.drained_to  # what the votes were asked for behind
-                await execution.step("promote", node.become_primary(why, planned=planned, behind=behind))
+                behind = None if confirm is None else node.copying.drained_to  # what the votes were asked for behind
+                await execution.step("promote", node.promoting.promote(why, planned=planned, behind=behind))
                 break
             except Fenced:  # a last record of the old primary came first
                 if attempt == PROMOTIONS_MAX - 1:
                     raise
-                await node.follow_again()
+                await node.copying.follow_again()
                 await self._drain(execution, confirm)
         await execution.step("prepare", prepare())
         await execution.step("serve", serve())

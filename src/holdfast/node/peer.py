@@ -62,10 +62,10 @@ class Peer:
         return {"trees": [msgspec.to_builtins(spec) for spec in self._world.local.state.trees]}
 
     async def _yield(self, arguments: Answers) -> Answers:
-        return {"sequence": await self._node.yield_role()}
+        return {"sequence": await self._node.yielding.begin()}
 
     async def _resume(self, arguments: Answers) -> Answers:
-        await self._node.resume_role()
+        await self._node.yielding.give_up()
         return {}
 
     async def _copy(self, arguments: Answers) -> Answers:

@@ -45,7 +45,7 @@ def beat_of(node: Node) -> Beat:
         lag = follow.lag()
         beat.incarnation, beat.applied = follow.applied.incarnation, follow.applied.sequence
         beat.durable = follow.durable.sequence
-        beat.copied_at = follow.copied_at_ns / 1e9 if node.copy_whole else 0.0
+        beat.copied_at = follow.copied_at_ns / 1e9 if node.copying.whole else 0.0
         beat.lag_ms_p50, beat.lag_ms_p99 = lag.p50_ms, lag.p99_ms
         if follow.blocked_because:
             beat.warnings.append(follow.blocked_because)

@@ -342,7 +342,7 @@ def _copy_warnings(node: Node, primary: str) -> list[Warned]:
     if beat is not None and beat.next_copy_at and now - beat.next_copy_at > COPY_LATE_SECONDS:
         late = f"the copy of {datetime.fromtimestamp(beat.next_copy_at):%H:%M} has not begun on {primary}"
         warned.append(Warned(late, f"See `holdfast status` there: {beat.reason}.", "copy late"))
-    if node.role is Role.STANDBY and not node.copy_whole:
+    if node.role is Role.STANDBY and not node.copying.whole:
         what = "no copy is whole since this machine was seeded: its files are of different moments"
         warned.append(Warned(what, "The next whole copy mends it; it was asked for.", "own:not whole"))
     return warned
