@@ -29,10 +29,7 @@ from holdfast import __version__
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
-from holdfast.gate.ledger_stream import STREAM as LEDGER_STREAM
 from holdfast.gate.read_only import ReadOnlyMark
-from holdfast.gate.recipients import STREAM as LIST_STREAM
-from holdfast.gate.shadow_stream import STREAM as SHADOW_STREAM
 from holdfast.log.anew import Anew, whole
 from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
@@ -41,6 +38,7 @@ from holdfast.log.leader import LeaderPin
 from holdfast.log.port import Log, LogUnavailable, Missing
 from holdfast.log.server import LogServer
 from holdfast.log.server_config import Peer, ServerSettings
+from holdfast.log.side import SIDE_STREAMS
 from holdfast.log.trust import describe
 from holdfast.mail.commands import SystemCommands
 from holdfast.mail.postfix import Postfix
@@ -79,7 +77,6 @@ little, and what they have not done yet is what a machine's death would take. Me
 all of them busy: without it the copy was 200 ms behind at the 99th percentile."""
 OPEN_FILES_MAX: Final = 65_536
 """Directories and files in use are kept open. The unit file allows so many; a shell's 1024 serve fewer mailboxes."""
-SIDE_STREAMS: Final = (SHADOW_STREAM, LIST_STREAM, LEDGER_STREAM)
 EXIT_BUG: Final = 70
 """EX_SOFTWARE of sysexits.h: the supervisor starts the agent again, its log has the traceback."""
 WRITEBACK_SECONDS_MAX: Final = 600.0

@@ -7,13 +7,13 @@ import pytest
 
 from holdfast.errors import HoldfastError, NoSpace
 from holdfast.gate.barrier import Position, SharedBarrier
-from holdfast.gate.ledger_stream import BUNCH_BYTES, STREAM, Collector, SentNotes
+from holdfast.gate.ledger_stream import BUNCH_BYTES, Collector, SentNotes
 from holdfast.gate.noting import NotedBarrier
 from holdfast.ledger.book import PENDING_MAX, Book, Limits, read
 from holdfast.ledger.events import Accepted, Settled
 from holdfast.ledger.states import Ledger, State
 from holdfast.log.port import LogUnavailable
-from holdfast.log.side import Place
+from holdfast.log.side import LEDGER, Place
 from holdfast.log.side_memory import MemorySide
 from holdfast.log.side_seal import RelayKey, SealBroken
 
@@ -123,7 +123,7 @@ def test_a_line_that_came_after_a_try_without_an_answer_is_not_lost() -> None:
 def test_a_bunch_that_does_not_open_does_not_bring_the_others_into_the_ledger_again_and_again(tmp_path: Path) -> None:
     async def play() -> None:
         bare = MemorySide()
-        side = RelayKey.generate().sealed(bare, STREAM)
+        side = RelayKey.generate().sealed(bare, LEDGER)
         await bare.publish("relay2.1-1", b"of another key")
         notes = SentNotes("relay", side, lambda: 1_795_348_800.0)
         book = Book(tmp_path / "ledger", "main", lambda: 1_795_348_800.0, Limits(30, 1024**2))

@@ -12,9 +12,10 @@ import pytest
 
 from holdfast.errors import HoldfastError, NoSpace
 from holdfast.gate.shadow_files import FileShadows
-from holdfast.gate.shadow_stream import PART_BYTES, STREAM, StreamShadows
+from holdfast.gate.shadow_stream import PART_BYTES, StreamShadows
 from holdfast.gate.shadows import Envelope, ShadowStore
 from holdfast.log import side as side_port
+from holdfast.log.side import SHADOWS
 from holdfast.log.side_memory import MemorySide
 from holdfast.log.side_seal import RelayKey
 from tests.gate.test_accept import played
@@ -212,7 +213,7 @@ def test_what_came_to_its_end_while_the_stream_was_read_is_not_forgotten(tmp_pat
 def test_a_mark_that_does_not_open_keeps_no_other_from_being_seen(tmp_path: Path) -> None:
     async def play() -> None:
         bare = MemorySide()
-        side = RelayKey.generate().sealed(bare, STREAM)
+        side = RelayKey.generate().sealed(bare, SHADOWS)
         await bare.publish("TAKEN.relay.4Queue1", b"of another key")
         await side.publish("TAKEN.relay.4Queue2", b"")
         assert await StreamShadows(side, "relay", tmp_path).taken_from_here() == {"4Queue2"}

@@ -15,7 +15,7 @@ promise something until the barrier has passed: everything done up to now is in 
 ``deliveries``  which message reached which recipient: the journal that makes a retry harmless
 ``barrier``     many waiters, one barrier at a time, through the agent's socket
 ``serve``       sockets around it: one process, many sessions
-``store``       what Dovecot and Postfix are asked
+``store``       what Dovecot is asked
 
 The shadow milter stands beside Postfix: a message is accepted when a copy of it is in the log.
 

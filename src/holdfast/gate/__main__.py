@@ -29,13 +29,13 @@ from holdfast.gate.keeper import Keeper
 from holdfast.gate.noting import NotedBarrier, Unlogged
 from holdfast.gate.options import GateOptions
 from holdfast.gate.passing import PassingGate
-from holdfast.gate.queue import PostfixQueue
+from holdfast.gate.queue import PostfixQueue, flush
 from holdfast.gate.read_only import ReadOnlyMark, Refuses, never
 from holdfast.gate.relay_process import serve_relay, serve_relays
 from holdfast.gate.serve import LmtpGate, Place
 from holdfast.gate.shadow_files import FileShadows
 from holdfast.gate.sieve import SieveSession
-from holdfast.gate.store import DovecotLookup, PostfixFlush
+from holdfast.gate.store import DovecotLookup
 from holdfast.ledger.book import Book, Limits
 from holdfast.mail.commands import SystemCommands
 
@@ -60,12 +60,11 @@ async def _serve(options: GateOptions) -> None:
     book = Book(Path(options.ledger), options.machine, time.time, Limits(options.ledger_days, options.ledger_bytes))
     barrier = SharedBarrier(Unlogged(book) if options.stand_in else NotedBarrier(agent, book))
     refuses = _refuses(options)
-    flush = PostfixFlush(SystemCommands())
     async with AsyncExitStack() as gates:
         gates.push_async_callback(agent.close)
         milter: ShadowMilter | None = None
         if options.lmtp_fd:
-            gate = _lmtp(options, barrier, flush, book, refuses)
+            gate = _lmtp(options, barrier, book, refuses)
             gates.push_async_callback(gate.stop)
             await gate.start(socket.socket(fileno=options.lmtp_fd))
         if options.milter_fd:
@@ -95,8 +94,16 @@ async def _serve(options: GateOptions) -> None:
             await made.start(socket.socket(fileno=listening))
         print("ready", flush=True)
         if deliveries:
-            await flush()  # what a gate before this one could not take
+            await _flush()  # what a gate before this one could not take
         await stop.wait()
+
+
+async def _flush() -> None:
+    """A Postfix that is not there, or not running, tries by itself when it starts."""
+    try:
+        await flush(SystemCommands())
+    except HoldfastError as error:
+        logging.info("the queue was not told to come: %s", error.message)
 
 
 def _refuses(options: GateOptions) -> Refuses:
@@ -118,7 +125,7 @@ def _holding(
         yield DavGate(Place.parse(options.dav_server), barrier, refuses), options.dav_fd
 
 
-def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, book: Book, refuses: Refuses) -> LmtpGate:
+def _lmtp(options: GateOptions, barrier: SharedBarrier, book: Book, refuses: Refuses) -> LmtpGate:
     deliveries = Deliveries(Path(options.journal), time.time)
     if deliveries.damaged_lines:
         logging.warning("the journal of deliveries has %d damaged lines", deliveries.damaged_lines)
@@ -127,7 +134,7 @@ def _lmtp(options: GateOptions, barrier: SharedBarrier, flush: PostfixFlush, boo
         deliveries=deliveries,
         barrier=barrier,
         in_store=DovecotLookup(SystemCommands()),
-        flush=flush,
+        flush=_flush,
         book=book,
         refuses=refuses,
     )

@@ -22,11 +22,10 @@ from holdfast.errors import HoldfastError, NoSpace
 from holdfast.gate.barrier import SharedBarrier
 from holdfast.ledger.book import PENDING_MAX, Book
 from holdfast.ledger.events import Event, Safe, encode
-from holdfast.log.side import SideShape, SideStream
+from holdfast.log.side import LEDGER, SideShape, SideStream
 from holdfast.log.side_seal import SealBroken
 
-STREAM: Final = "ledger"
-SHAPE: Final = SideShape(STREAM, 256 * 1024**2, age_seconds_max=30 * 86400.0, refuses_when_full=False)
+SHAPE: Final = SideShape(LEDGER, 256 * 1024**2, age_seconds_max=30 * 86400.0, refuses_when_full=False)
 """400,000 messages while no primary takes them; then the oldest go: mail must not wait for its ledger."""
 SEND_SECONDS: Final = 0.5
 TAKE_SECONDS: Final = 2.0
@@ -79,7 +78,7 @@ class SentNotes:
             upto = bunch[-1][0]
             del self._pending[: len(bunch)]
         if place:  # in the primary's files they are behind its own lines; that they are safe, they say themselves
-            said = Safe(at=self.now(), machine=self.machine, n=self._n + 1, upto=upto, log=STREAM, record=place)
+            said = Safe(at=self.now(), machine=self.machine, n=self._n + 1, upto=upto, log=LEDGER, record=place)
             self._n += 1
             subject = f"{self.machine}.{self._n}"
             await self._stream.publish(subject, encode(said), once=subject)

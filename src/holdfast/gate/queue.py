@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -90,11 +90,11 @@ class PostfixQueue:
 
     async def flush(self) -> None:
         """Try everything that was put off, now. Raises HoldfastError."""
-        await self._told(["postqueue", *self._options, "-f"])
+        await flush(self._commands, self._options)
 
     async def hold_all(self) -> None:
         """Put everything that waits, and is not being delivered at this moment, on hold. Raises HoldfastError."""
-        await self._told(["postsuper", *self._options, "-h", "ALL"])
+        await _told(self._commands, ["postsuper", *self._options, "-h", "ALL"])
 
     async def release(self, ids: Iterable[str]) -> None:
         """From hold, to be delivered at the next :meth:`flush`. Raises HoldfastError."""
@@ -120,9 +120,18 @@ class PostfixQueue:
         while left:
             some, left = left[:_AT_ONCE], left[_AT_ONCE:]
             stdin = "".join(f"{queue_id}\n" for queue_id in some).encode()
-            await self._told(["postsuper", *self._options, option, "-"], stdin)
+            await _told(self._commands, ["postsuper", *self._options, option, "-"], stdin)
 
-    async def _told(self, argv: list[str], stdin: bytes = b"") -> None:
-        result = await self._commands.run(argv, timeout_seconds=COMMAND_SECONDS_MAX, stdin=stdin)
-        if not result.ok:
-            raise HoldfastError(f"{argv[0]} failed: {result.words}", hint="Does Postfix run?", retry=True)
+
+async def flush(commands: Commands, options: Sequence[str] = ()) -> None:
+    """Make the Postfix that *options* choose, this machine's without any, try everything that was put off, now.
+
+    Raises HoldfastError.
+    """
+    await _told(commands, ["postqueue", *options, "-f"])
+
+
+async def _told(commands: Commands, argv: list[str], stdin: bytes = b"") -> None:
+    result = await commands.run(argv, timeout_seconds=COMMAND_SECONDS_MAX, stdin=stdin)
+    if not result.ok:
+        raise HoldfastError(f"{argv[0]} failed: {result.words}", hint="Does Postfix run?", retry=True)

@@ -25,7 +25,6 @@ from msgspec import Struct
 
 from holdfast.errors import HoldfastError
 
-STREAM: Final = "recipients"
 STREAM_BYTES: Final = 128 * 1024 * 1024
 """The oldest goes: some twenty lists of the longest kind."""
 SUBJECT: Final = "list"

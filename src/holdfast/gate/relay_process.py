@@ -15,20 +15,17 @@ from holdfast.gate.agent import Agent
 from holdfast.gate.barrier import SharedBarrier
 from holdfast.gate.control import RelayControl
 from holdfast.gate.ledger_stream import SHAPE as LEDGER_SHAPE
-from holdfast.gate.ledger_stream import STREAM as LEDGER_STREAM
 from holdfast.gate.ledger_stream import Collector, SentNotes
 from holdfast.gate.options import GateOptions
-from holdfast.gate.recipients import STREAM as LIST_STREAM
-from holdfast.gate.recipients import STREAM_BYTES as LIST_STREAM_BYTES
+from holdfast.gate.recipients import STREAM_BYTES as RECIPIENTS_BYTES
 from holdfast.gate.recipients_found import RecipientsFound
 from holdfast.gate.relay import Relay
 from holdfast.gate.relays import RelaysOfPrimary
-from holdfast.gate.shadow_stream import STREAM as SHADOW_STREAM
 from holdfast.gate.shadow_stream import StreamShadows
 from holdfast.gate.side import SideStreams
 from holdfast.gate.tasks import in_background
 from holdfast.ledger.book import Book
-from holdfast.log.side import SideShape
+from holdfast.log.side import LEDGER, RECIPIENTS, SHADOWS, SideShape
 from holdfast.mail.commands import SystemCommands
 
 
@@ -41,8 +38,8 @@ async def serve_relay(options: GateOptions, stop: asyncio.Event) -> None:
         stack.push_async_callback(sides.close)
         agent = Agent(Path(options.agent_socket))
         stack.push_async_callback(agent.close)
-        notes = SentNotes(options.machine, sides.stream(LEDGER_STREAM), time.time)
-        shadows, lists = sides.stream(SHADOW_STREAM), sides.stream(LIST_STREAM)
+        notes = SentNotes(options.machine, sides.stream(LEDGER), time.time)
+        shadows, lists = sides.stream(SHADOWS), sides.stream(RECIPIENTS)
         relay = Relay(options, shadows, lists, agent, SystemCommands(), notes=notes)
         in_background(notes.run(), stack)
         control = RelayControl(relay)
@@ -72,16 +69,16 @@ async def serve_relays(
         adopt_seconds=options.relays.adopt_seconds,
         agent=agent,
         milter=milter,
-        shadows=StreamShadows(sides.stream(SHADOW_STREAM), options.machine, Path(options.relays.spool)),
-        lists=sides.stream(LIST_STREAM),
+        shadows=StreamShadows(sides.stream(SHADOWS), options.machine, Path(options.relays.spool)),
+        lists=sides.stream(RECIPIENTS),
         find=RecipientsFound(SystemCommands(), options.machine),
     )
     shapes = (
-        SideShape(SHADOW_STREAM, options.relays.hold_bytes),
-        SideShape(LIST_STREAM, LIST_STREAM_BYTES, refuses_when_full=False),
+        SideShape(SHADOWS, options.relays.hold_bytes),
+        SideShape(RECIPIENTS, RECIPIENTS_BYTES, refuses_when_full=False),
         LEDGER_SHAPE,
     )
-    collector = Collector(sides.stream(LEDGER_STREAM), book, barrier)
+    collector = Collector(sides.stream(LEDGER), book, barrier)
 
     async def run() -> None:
         for shape in shapes:

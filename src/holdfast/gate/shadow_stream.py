@@ -31,7 +31,6 @@ from holdfast.gate.shadows import DELIVERY, QUEUE_ID, Envelope, Shadow, checked_
 from holdfast.log.side import SideMessage, SideStream
 from holdfast.log.side_seal import SealBroken
 
-STREAM: Final = "shadows"
 TAKEN: Final = "TAKEN"
 """No machine is called so: names are in lower case."""
 WHOLE: Final = "0"

@@ -1,16 +1,13 @@
-"""What the gate asks of Dovecot and Postfix: is a message in a mailbox, and: come again now."""
+"""What the gate asks of Dovecot: is a message in a mailbox?"""
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 from holdfast.errors import HoldfastError
 from holdfast.gate.deliveries import KEEP_DAYS
 from holdfast.mail.port import Commands
 
-FLUSH_SECONDS_MAX: Final = 30.0
-_log = logging.getLogger("holdfast.gate")
 SEARCH_SECONDS_MAX: Final = 60.0
 """A search of headers reads what is not cached: a mailbox of 100,000 messages takes seconds."""
 _NO_USER: Final = 67
@@ -41,17 +38,3 @@ class DovecotLookup:
                 f"doveadm search failed: {result.words}", hint="Is Dovecot's configuration whole?", retry=True
             )
         return bool(result.output.strip())
-
-
-class PostfixFlush:
-    """``postqueue -f`` (postqueue(1)): deliver everything that was put off, now."""
-
-    def __init__(self, commands: Commands, postqueue: tuple[str, ...] = ("postqueue",)) -> None:
-        self._commands = commands
-        self._postqueue = postqueue
-
-    async def __call__(self) -> None:
-        """A Postfix that is not there, or not running, tries by itself when it starts."""
-        result = await self._commands.run([*self._postqueue, "-f"], timeout_seconds=FLUSH_SECONDS_MAX)
-        if not result.ok:
-            _log.info("the queue was not told to come: %s", result.words)

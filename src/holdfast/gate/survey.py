@@ -13,9 +13,10 @@ from holdfast.errors import HoldfastError
 from holdfast.gate.options import LogOptions
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.shadow_files import standing_in
-from holdfast.gate.shadow_stream import STREAM, StreamShadows
+from holdfast.gate.shadow_stream import StreamShadows
 from holdfast.gate.side import SideStreams
 from holdfast.ledger.report import Surviving
+from holdfast.log.side import SHADOWS
 from holdfast.mail.port import Commands
 
 FETCH_SECONDS_MAX: Final = 300.0
@@ -102,7 +103,7 @@ async def _at_relays(log: LogOptions, machine: str) -> frozenset[str] | None:
     try:
         async with asyncio.timeout(RELAYS_SECONDS_MAX):
             with tempfile.TemporaryDirectory() as spool:
-                store = StreamShadows(sides.stream(STREAM), machine, Path(spool))
+                store = StreamShadows(sides.stream(SHADOWS), machine, Path(spool))
                 return frozenset(shadow.delivery for shadow in await store.standing())
     except (HoldfastError, TimeoutError):
         return None

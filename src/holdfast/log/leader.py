@@ -12,6 +12,7 @@ Appends during a step down are answered late, or refused and sent again by :mod:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from holdfast.log.connection import NOBODY, Connection, LogConnection
 from holdfast.log.jetstream import JetStreamLog
 from holdfast.log.port import LogUnavailable
 from holdfast.log.side import stream_name
+from holdfast.log.stream import StreamInfo, info_of
 
 REST_SECONDS: Final = 10.0
 """Between two step downs of one leader: longer than an election, so that a quarrel with the servers stays cheap."""
@@ -60,35 +62,27 @@ class LeaderPin:
             info = await self._log.info_within(ANSWER_SECONDS)
         except LogUnavailable:
             return Leaders(None, None, ())
-        fit = any(
-            replica.server == self._server and replica.current and not replica.offline for replica in info.replicas
-        )
-        if info.leader not in (None, self._server) and fit and self._due("stream"):
-            await self._step_down(self._log.stream.connection, f"STREAM.LEADER.STEPDOWN.{self._log.stream.name}")
+        if await self._lead("stream", self._log.stream, info):
             asked.append("stream")
         meta, meta_fit = await self._meta_leader()
         if self._steward is not None and meta not in (None, self._server) and meta_fit and self._due("meta"):
             await self._step_down_meta(self._steward)
             asked.append("meta")
         for side in self._sides:
-            if await self._lead_side(side):
-                asked.append(side)
+            api = StreamApi(self._log.stream.connection, stream_name(self._log.stream.segment, side))
+            with contextlib.suppress(LogUnavailable, ApiError):  # it is not there, or nobody leads it now
+                if await self._lead(side, api, await info_of(api, ANSWER_SECONDS)):
+                    asked.append(side)
         return Leaders(info.leader, meta, tuple(asked))
 
-    async def _lead_side(self, side: str) -> bool:
-        """Whether that side stream's leader was asked to step down."""
-        api = StreamApi(self._log.stream.connection, stream_name(self._log.stream.segment, side))
-        try:
-            cluster = (await api.call("STREAM.INFO", {}, ANSWER_SECONDS)).get("cluster") or {}
-        except (LogUnavailable, ApiError):
-            return False
+    async def _lead(self, what: str, stream: StreamApi, info: StreamInfo) -> bool:
+        """Whether the leader of *stream* was asked to step down for our server."""
         fit = any(
-            replica["name"] == self._server and replica.get("current") and not replica.get("offline")
-            for replica in cluster.get("replicas") or ()
+            replica.server == self._server and replica.current and not replica.offline for replica in info.replicas
         )
-        if cluster.get("leader") in (None, "", self._server) or not fit or not self._due(side):
+        if info.leader in (None, self._server) or not fit or not self._due(what):
             return False
-        await self._step_down(api.connection, f"STREAM.LEADER.STEPDOWN.{api.name}")
+        await self._step_down(stream.connection, f"STREAM.LEADER.STEPDOWN.{stream.name}")
         return True
 
     def _due(self, what: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.changes.names import MachineName, SegmentName
-from holdfast.log.side import stream_name
+from holdfast.log.side import RECIPIENTS, SHADOWS, stream_name
 from holdfast.log.trust import SERVER_USER, STEWARD_USER, Role, TlsFiles
 
 CLIENT_PORT: Final = 4222
@@ -70,8 +70,8 @@ RELAY_PUBLISH: Final = (
     "$JS.API.STREAM.LEADER.STEPDOWN.*",
     "$SYS.REQ.SERVER.PING.JSZ",
 )
-RELAY_PUBLISH_NEVER: Final = ("hf.*.log.>", "hf.*.ack.>", "hf.*.new.>", "hf.*.side.recipients.>", "hf.*.anew.>")
-RELAY_PURGES: Final = ("shadows",)
+RELAY_PUBLISH_NEVER: Final = ("hf.*.log.>", "hf.*.ack.>", "hf.*.new.>", f"hf.*.side.{RECIPIENTS}.>", "hf.*.anew.>")
+RELAY_PURGES: Final = (SHADOWS,)
 """Side streams a relay may take messages out of: its settled shadows."""
 SUBSCRIBE: Final = ("hf.>", "_INBOX.>")
 

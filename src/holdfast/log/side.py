@@ -19,6 +19,14 @@ from typing import Final, NamedTuple, NewType, Protocol
 from holdfast.changes.names import Incarnation, SegmentName
 from holdfast.errors import HoldfastError
 
+SHADOWS: Final = "shadows"
+"""What relays have accepted and not settled."""
+RECIPIENTS: Final = "recipients"
+"""What the primary's Postfix takes mail for."""
+LEDGER: Final = "ledger"
+"""What relays have to say of messages."""
+SIDE_STREAMS: Final = (SHADOWS, RECIPIENTS, LEDGER)
+"""A site has them where relays take mail."""
 Place = NewType("Place", int)
 """A message's number in one side stream, from 1; 0 is "before the first"."""
 BEFORE_FIRST: Final = Place(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from holdfast.changes.names import Incarnation, SegmentName, Sequence
 from holdfast.log import wire
@@ -67,7 +67,7 @@ class Stream(StreamApi):
 
     async def info(self, seconds: float) -> StreamInfo:
         """Raises LogUnavailable, ApiError (NO_STREAM)."""
-        return _stream_info(await self.call("STREAM.INFO", {}, seconds))
+        return await info_of(self, seconds)
 
     async def create(self, incarnation: Incarnation, *, replicas: int, bytes_max: int, seconds: float) -> None:
         """Raises ApiError (EXISTS), LogFull, LogUnavailable. Repeating it with the same values is harmless."""
@@ -150,7 +150,9 @@ def standing_of(message: wire.Message) -> Standing:
     return Standing(Record(Sequence(sequence), message.payload), message.header(b"Nats-Subject") or "")
 
 
-def _stream_info(answer: dict[str, Any]) -> StreamInfo:
+async def info_of(stream: StreamApi, seconds: float) -> StreamInfo:
+    """Of any stream, a side stream too. Raises LogUnavailable, ApiError (NO_STREAM)."""
+    answer = await stream.call("STREAM.INFO", {}, seconds)
     config, state = answer["config"], answer["state"]
     cluster = answer.get("cluster") or {}
     last = Sequence(state["last_seq"])
