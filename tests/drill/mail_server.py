@@ -17,6 +17,7 @@ import msgspec
 
 from holdfast.drill.workload.net import Endpoint
 from holdfast.drill.workload.plan import Login, Service
+from holdfast.mail.master_cf import processes
 
 MAIL_ID = 5000
 PASSWORD = "secret"
@@ -115,30 +116,7 @@ local_recipient_maps =
 smtpd_relay_restrictions = permit_mynetworks, reject
 """
 
-POSTFIX_MASTER = """
-127.0.0.1:{smtp} inet n - n - - smtpd
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-verify unix - - n - 1 verify
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-showq unix n - n - - showq
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-lmtp unix - - n - - lmtp
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-"""
+POSTFIX_LISTENER = "127.0.0.1:{smtp} inet n - n - - smtpd\n"
 
 RADICALE = """
 [server]
@@ -246,7 +224,7 @@ def running(base: Path, location: str = "maildir:~/Maildir") -> Iterator[MailSer
     shutil.chown(base / "data", "postfix")
     (base / "dovecot.conf").write_text(DOVECOT.format(**words))
     (base / "main.cf").write_text(POSTFIX_MAIN.format(**words))
-    (base / "master.cf").write_text(POSTFIX_MASTER.format(**words))
+    (base / "master.cf").write_text(POSTFIX_LISTENER.format(**words) + processes(chroot=False))
     (base / "radicale.conf").write_text(RADICALE.format(**words))
     service = Service(
         Endpoint("127.0.0.1", smtp),

@@ -34,12 +34,18 @@ anvil     unix  -       -       y       -       1       anvil
 scache    unix  -       -       y       -       1       scache
 postlog   unix-dgram n  -       n       -       1       postlogd
 """
+_CHROOTED: Final = re.compile(r"(?m)^((?:\S+\s+){4})y")
 
 
-def processes(*, without: Collection[str] = (), options: Mapping[str, Mapping[str, str]] | None = None) -> str:
-    """The lines of all but the services named in *without*. *options*: service to parameters with values (``-o``)."""
+def processes(
+    *, without: Collection[str] = (), options: Mapping[str, Mapping[str, str]] | None = None, chroot: bool = True
+) -> str:
+    """The lines of all but the services named in *without*. *options*: service to parameters with values (``-o``).
+    *chroot*: as Debian has it; else nothing runs in the queue's folder.
+    """
     options = options or {}
-    services = re.split(r"(?m)^(?=\S)", _PROCESSES)[1:]  # a line that begins with a blank goes on with the one before
+    text = _PROCESSES if chroot else _CHROOTED.sub(r"\1n", _PROCESSES)
+    services = re.split(r"(?m)^(?=\S)", text)[1:]  # a line that begins with a blank goes on with the one before
     assert {*without, *options} <= {service.split()[0] for service in services}
     return "".join(
         service + "".join(f"        -o {name}={value}\n" for name, value in options.get(service.split()[0], {}).items())
