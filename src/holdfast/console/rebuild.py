@@ -33,7 +33,8 @@ JOIN_SECONDS_MAX: Final = 600.0
     "--join",
     type=click.Choice(["none", "primary", "standby"]),
     default=None,
-    help="Afterwards start the agent, as the one who serves or as the copy.  [default: asked on a terminal]",
+    help="Afterwards start the agent, as the one who serves (a log that cannot go on starts anew from here) or as the "
+    "copy.  [default: asked on a terminal]",
 )
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
 @click.option("--yes", is_flag=True, help="Carry the plan out without asking.")
@@ -238,7 +239,7 @@ def _joined(plan: Plan, join: str | None, outcome: Outcome, *, quiet: bool) -> s
     if settings is None or (not plan.own.restore and join is None):
         return ""
     if join is None and sys.stdin.isatty() and not quiet and outcome.serves:
-        asked = "Join the site now? As primary (it serves), as standby (it copies), or not"
+        asked = "Join the site now? As primary (a log that cannot go on starts anew from here), as standby, or not"
         join = click.prompt(asked, type=click.Choice(["primary", "standby", "none"]), default="none")
     if join in (None, "none"):
         return ""
@@ -254,24 +255,32 @@ def _start_agent(join: str) -> str:
 
     from holdfast.console.client import Client
     from holdfast.errors import HoldfastError, Unreachable
+    from holdfast.rebuild.joining import Seen, Step, next_step, seen_in
 
     done = subprocess.run(["systemctl", "enable", "--now", "holdfast"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise HoldfastError(f"the agent did not start: {done.stderr.strip()}", hint="See docs/quick-start: the unit.")
-    client, ordered, role = Client(seconds=10.0), False, ""
-    deadline = time.monotonic() + JOIN_SECONDS_MAX
+    client, ordered, seen, since = Client(seconds=10.0), False, Seen(), time.monotonic()
+    deadline = since + JOIN_SECONDS_MAX
     while time.monotonic() < deadline:
+        before = seen.role
         try:
-            role = str(client.get("/status")["role"])
+            seen = seen_in(client.get("/status"))
         except Unreachable:
-            role = ""
-        if role == join:
-            return role
-        if join == "primary" and role in ("blocked", "returned", "waiting", "standby") and not ordered:
+            seen = Seen()
+        if seen.role != before:
+            since = time.monotonic()
+        step = next_step(join, seen, time.monotonic() - since, ordered=ordered)
+        if step is Step.DONE:
+            return join
+        if step is Step.FOUND:
             client.post("/found")
             ordered = True
         time.sleep(1.0)
-    raise HoldfastError(f"the agent is {role or 'silent'}, not {join}", hint="`holdfast status` says why.")
+    why = f": {seen.reason}" if seen.reason else ""
+    raise HoldfastError(
+        f"the agent is {seen.role or 'silent'}, not {join}{why}", hint=seen.advice or "`holdfast status` says why."
+    )
 
 
 def _status(plan: Plan, book: Book, outcome: Outcome) -> int:

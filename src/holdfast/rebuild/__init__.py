@@ -16,6 +16,7 @@ Parts
     ``plan``      what will be done, and what speaks against it: a value, shown before anything happens
     ``book``      the state that outlives an interruption, and where the time went
     ``machine``   the steps, in order
+    ``joining``   afterwards: whether the agent came to its role, and when the log is ordered anew for that
 
 What it stores
     ``/var/lib/holdfast/rebuild/``: the book, the configuration as restored, what was replaced (``aside/``). A tree's
