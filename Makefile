@@ -62,7 +62,7 @@ worst-cases: setup  ## the worst cases of docs/operations/worst-cases.md on mach
 # Those that ask tests/examples.py how many.
 PROPERTIES := tests/changes/test_exchange.py tests/flow tests/vault/test_exact.py tests/vault/test_feed.py \
     tests/vault/test_instant.py tests/vault/test_keeping_anything.py tests/vault/test_logfed.py tests/watch/test_anything.py
-chaos: setup  ## long runs: a million fuzzed frames and sessions with each gate, many seeds
+chaos: setup  ## long runs: a million fuzzed frames and sessions, SEEDS=10000 of a simulated site, LAB_SEEDS=20 of a lab; SEED=N
 	@HOLDFAST_FUZZ_FRAMES=1000000 $(PYTHON) -m tests.changes.fuzz_frame
 	@HOLDFAST_FUZZ_CODECS=1000000 $(PYTHON) -m tests.gate.fuzz_codecs
 	@HOLDFAST_EXAMPLES=400 $(PYTEST) $(PROPERTIES)

@@ -90,14 +90,16 @@ class Drill:
         mail: mailhost.MailSettings | None = None,
         more_configuration: str = "",
         relays: dict[str, str] | None = None,
+        accounts: int = ACCOUNTS,
+        agent_environment: dict[str, str] | None = None,
     ) -> None:
         Lab.down(name)
         machines = tuple(MachineSpec.parse(text) for text in USUAL_MACHINES)
         self.chance = random.Random(seed)
         self.seed = seed
         self.folder = folder
-        self.lab = Lab.up(LabSpec(name=name, machines=machines, accounts=ACCOUNTS, seed="failover"))
-        self.site = ProtectedLab(self.lab)
+        self.lab = Lab.up(LabSpec(name=name, machines=machines, accounts=accounts, seed="failover"))
+        self.site = ProtectedLab(self.lab, agent_environment)
         self.site.protect(
             mail or mailhost.MailSettings(),
             failover="automatic",

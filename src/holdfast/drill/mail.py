@@ -35,12 +35,13 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from holdfast.drill.chaos import MAIL, Chaos, Fault
+from holdfast.drill.chaos import Chaos
 from holdfast.drill.checkers.exactly_once import exactly_once
 from holdfast.drill.checkers.facts import Attempt, Outcome, Record
 from holdfast.drill.checkers.ledger_true import acknowledged, false_report, false_rows
 from holdfast.drill.failover import PATIENCE
-from holdfast.drill.gated import CONFIGURATION, DAV_PORT, RELAYS, gated
+from holdfast.drill.faults import MAIL, Fault
+from holdfast.drill.gated import RELAYS
 from holdfast.drill.lab import mailhost
 from holdfast.drill.lab.lab import Lab, Machine
 from holdfast.drill.lab.spec import LabError
@@ -74,7 +75,6 @@ WARM_MESSAGES: Final = 10
 SMTP_PER_SECOND: Final = 8.0
 SUBMISSIONS_PER_SECOND: Final = 4.0
 OUTBOUND_EVERY_SECONDS: Final = 0.3
-SETTLE_SECONDS_MAX: Final = 60.0
 FILLER: Final = "/var/lib/filler"
 WIDTH: Final = 120
 
@@ -116,8 +116,7 @@ class MailDrill(Chaos):
     """A lab with the gates on, that stays up over many runs."""
 
     def __init__(self, seed: int, folder: Path) -> None:
-        super().__init__(NAME, seed, folder, gated(mailhost.MailSettings()), CONFIGURATION, RELAYS)
-        self.service = msgspec.structs.replace(self.service, dav=Endpoint(self.service.smtp.host, DAV_PORT))
+        super().__init__(NAME, seed, folder, relays=RELAYS)
         self.arrivals = Arrivals()
         self.relay = Endpoint(self.lab.machine("relay").state.ipv4, 25)
         self.submission = Endpoint(self.service.smtp.host, 587, "starttls")
@@ -236,21 +235,6 @@ class MailDrill(Chaos):
             stop.set()
             thread.join(60)
 
-    def _wait_for_empty_queue(self) -> None:
-        """Postfix waits minutes before it tries again what it put off: an administrator, too, tells it to come."""
-        machines = [self.lab.machine(name) for name in ("relay", self.primary)]
-        deadline = time.monotonic() + SETTLE_SECONDS_MAX
-        while time.monotonic() < deadline:
-            if not any(queue_of(machine) for machine in machines) and not self._shadows():
-                return
-            for machine in machines:
-                machine.run(["postqueue", "-f"], check=False)
-            time.sleep(0.5)
-
-    def _shadows(self) -> int:
-        folder = self.lab.machine(self.primary).path("/var/lib/holdfast/shadows")
-        return sum(path.is_file() and not path.name.startswith(("_", ".")) for path in folder.iterdir())
-
     # -- the verdict ---------------------------------------------------------------------------------------------------
 
     def _judged(self, number: int, fault: Fault, records: list[Record], senders: Senders, since: float) -> Run:
@@ -293,11 +277,6 @@ class MailDrill(Chaos):
                 ),
             ],
         )
-
-    def _export(self, since: float) -> list[dict[str, Any]]:
-        argv = ["holdfast", "ledger", "export", "--format", "json", "--since", f"@{int(since)}"]
-        found: list[dict[str, Any]] = msgspec.json.decode(self.lab.machine(self.primary).run(argv).stdout)
-        return found
 
     def _not_sent(self, senders: Senders, queued: set[str]) -> list[str]:
         return [name for name in senders.acknowledged if not self.arrivals.copies(name) and name not in queued]

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from holdfast.console.client import SOCKET, Client
 from holdfast.drill import lab_vault
 from holdfast.drill.lab import mailhost
@@ -36,8 +38,9 @@ MAIL_ROLES: Final = ("primary", "standby")
 class ProtectedLab:
     """A lab whose machines run agents."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, agent_environment: dict[str, str] | None = None) -> None:
         self.lab = lab
+        self._agent = msgspec.structs.replace(AGENT, env=agent_environment or {})
         self._failover = "manual"
 
     @property
@@ -84,7 +87,7 @@ class ProtectedLab:
                 self._configure_relay(machine, relays[machine.name])
             machine.sync()
         for machine in self._agents():
-            machine.boot(AGENT)
+            machine.boot(self._agent)
 
     def _configure_relay(self, machine: Machine, mode: str) -> None:
         path = machine.path("/etc/holdfast/holdfast.toml")

@@ -111,9 +111,10 @@ def _if_plugged(holder: int, machine: MachineState, command: str) -> None:
 
 
 def ports(holder: int) -> set[str]:
-    """Ports on the switch."""
-    lines = run_tool([*_inside(holder), "ip", "-o", "link", "show", "master", BRIDGE]).splitlines()
-    return {line.split(": ")[1].partition("@")[0] for line in lines}
+    """Machines' ports, on the switch or (see ``slow``) beside it."""
+    lines = run_tool([*_inside(holder), "ip", "-o", "link", "show"]).splitlines()
+    names = (line.split(": ")[1].partition("@")[0] for line in lines)
+    return {name for name in names if name.startswith("port")}
 
 
 def apply_cuts(holder: int, state: LabState, receivers: Iterable[MachineState]) -> None:
