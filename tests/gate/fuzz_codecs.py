@@ -8,7 +8,8 @@ codec (1,000,000 when not set). Each input is one session. What holds, whatever 
 * ``milter``: an event comes only behind a negotiation, an end only behind its begin;
 * ``imap``, ``sieve``: each side hears what the other said, unchanged and from its begin on; while an answer is held the
   client hears nothing; and it does not matter how the bytes are cut;
-* ``imap``: the OK to a command that changes something is never heard without a barrier after it came.
+* ``imap``: the OK to a command that changes something is never heard without a barrier after it came; while changes
+  are refused the server never hears of one.
 
 A failing input is printed with its seed and number, which make it again.
 """
@@ -22,10 +23,12 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from holdfast.gate import imap, lmtp, milter, sieve
 from holdfast.gate.passing import HoldingSession
+from holdfast.gate.read_only import WORDS
 from holdfast.gate.stream import ProtocolBroken
 from tests.changes.fuzz_frame import mutated
 
@@ -275,6 +278,10 @@ def a_milter_session(chance: random.Random) -> str:
     return f"{whole} messages"
 
 
+def always() -> bool:
+    return True
+
+
 def a_holding_session(
     chance: random.Random, make: Callable[[], HoldingSession], client: bytes, server: bytes
 ) -> tuple[str, HoldingSession]:
@@ -325,14 +332,17 @@ def an_imap_session(chance: random.Random) -> str:
     end, _ = a_holding_session(chance, imap.ImapSession, client, server)
     if not chance.randrange(4):
         cut_up = [(True, piece) for piece in cut(chance, client)] + [(False, piece) for piece in cut(chance, server)]
-        once = whole(imap.ImapSession, [(True, client), (False, server)])
-        assert whole(imap.ImapSession, cut_up) == once, "it matters how the bytes are cut"
+        for make in (imap.ImapSession, partial(imap.ImapSession, always)):
+            once = whole(make, [(True, client), (False, server)])
+            assert whole(make, cut_up) == once, "it matters how the bytes are cut"
     if not chance.randrange(4):
         a_sound_imap_session(chance)
+        a_refused_imap_session(chance)
     return end
 
 
 CHANGES: Final = (b"STORE 1 FLAGS ()", b"EXPUNGE", b"COPY 1 {3+}\r\nabc", b"XNEW", b"APPEND x {6+}\r\na OK\r\n")
+REFUSED: Final = b"NO [UNAVAILABLE] " + WORDS.encode()
 READS: Final = (b"NOOP", b"FETCH 1 {3+}\r\na b", b"UID SEARCH ALL")
 BETWEEN: Final = (
     b"",
@@ -369,13 +379,33 @@ def a_sound_imap_session(chance: random.Random) -> None:
     assert released or not any(came.values()), "nothing was held"
 
 
+def a_refused_imap_session(chance: random.Random) -> None:
+    """While changes are refused: the server hears of none, and each has its answer at its place."""
+    session = imap.ImapSession(always)
+    commands = [(b"t%d" % number, chance.choice(CHANGES + READS)) for number in range(chance.randrange(1, 6))]
+    client = b"".join(b"%s %s\r\n" % command for command in commands)
+    told = b"".join(session.from_client(piece).to_server for piece in cut(chance, client))
+    assert told == b"".join(
+        b"%s %s\r\n" % (tag, b"CAPABILITY" if command in CHANGES else command) for tag, command in commands
+    )
+    server = wanted = b""
+    for tag, command in commands:
+        between = chance.choice(BETWEEN)
+        server += between + b"%s OK text\r\n" % tag
+        wanted += between + b"%s %s\r\n" % (tag, REFUSED if command in CHANGES else b"OK text")
+    heard = b"".join(session.from_server(piece).to_client for piece in cut(chance, server))
+    assert heard == wanted
+    assert not session.holding
+
+
 def a_sieve_session(chance: random.Random) -> str:
     client, server = said(chance, SIEVE_CLIENT), said(chance, SIEVE_SERVER)
     end, _ = a_holding_session(chance, sieve.SieveSession, client, server)
     if not chance.randrange(4):
         cut_up = [(True, piece) for piece in cut(chance, client)] + [(False, piece) for piece in cut(chance, server)]
-        once = whole(sieve.SieveSession, [(True, client), (False, server)])
-        assert whole(sieve.SieveSession, cut_up) == once, "it matters how the bytes are cut"
+        for make in (sieve.SieveSession, partial(sieve.SieveSession, always)):
+            once = whole(make, [(True, client), (False, server)])
+            assert whole(make, cut_up) == once, "it matters how the bytes are cut"
     return end
 
 

@@ -179,8 +179,6 @@ class Guard:
         if row.order is Order.STOP:
             self._stop_serving(row.reason, now)
             return
-        if row.order in (Order.REFUSE, Order.ALLOW):
-            self._read_only(row)
         if not node.held:
             if not facts.replaceable or hearing.confirmed_seconds(now) < RENEW_SECONDS:
                 self._renew(now)
@@ -191,6 +189,8 @@ class Guard:
                 self._proving = asyncio.create_task(self._prove(row.reason))
             elif row.order is Order.SERVE and self._acting is None and not node.busy.locked():
                 self._act(self._serve(row.reason))
+        if row.order in (Order.REFUSE, Order.ALLOW):
+            self._read_only(row)  # last: the address is renewed whether or not this succeeds
 
     def _read_only(self, row: PrimaryRow) -> None:
         """Raises OSError: it is tried again at the next look."""
