@@ -8,7 +8,6 @@ and the address stay as they are: the supervisor calls ``holdfast release`` when
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
@@ -25,7 +24,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from holdfast import __version__
+from holdfast import __version__, priority
 from holdfast.apply.applier import clean_marker
 from holdfast.changes.names import Incarnation
 from holdfast.errors import ExitStatus, HoldfastError, Refused
@@ -71,10 +70,6 @@ _log = logging.getLogger("holdfast")
 CONNECT_RETRY_SECONDS: Final = 1.0
 ANSWERED_SECONDS: Final = 0.5
 """Who gave an order that ends the agent has the answer by then."""
-NICE: Final = -10
-"""The agent and its log server go before the mail software when there is not processor enough for all: what they do is
-little, and what they have not done yet is what a machine's death would take. Measured in the demo, on two cores with
-all of them busy: without it the copy was 200 ms behind at the 99th percentile."""
 OPEN_FILES_MAX: Final = 65_536
 """Directories and files in use are kept open. The unit file allows so many; a shell's 1024 serve fewer mailboxes."""
 EXIT_BUG: Final = 70
@@ -400,8 +395,7 @@ def run_agent(configuration: Path) -> int:
     lock = _only_agent(settings)
     if done := carry_out(settings, LocalFile(settings.state / "node.json")):
         _log.warning("%s", done)
-    with contextlib.suppress(PermissionError):  # then it is as fast as everybody else
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    priority.raised()
     try:
         asyncio.run(_agent(settings, configuration))
     except HoldfastError as error:

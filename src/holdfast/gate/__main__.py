@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from holdfast import priority
 from holdfast.errors import ExitStatus, HoldfastError
 from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.barrier import AgentBarrier, PatientBarrier, SharedBarrier
@@ -146,6 +147,7 @@ def main() -> int:
         return int(ExitStatus.DONE)
     if options.parent:
         _end_with(options.parent)
+    priority.may_interrupt()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each IMAP client
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
+from holdfast import priority
 from holdfast.mail.port import CommandResult
 
 OUTPUT_BYTES_MAX: Final = 16 << 20
@@ -70,7 +71,7 @@ class SystemCommands:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             process = await asyncio.create_subprocess_exec(
-                *_at_normal_priority(),
+                *priority.usual(),
                 *argv,
                 stdin=DEVNULL,
                 stdout=descriptor,
@@ -103,7 +104,7 @@ async def _execute(
         given.seek(0)
         try:
             process = await asyncio.create_subprocess_exec(
-                *_at_normal_priority(),
+                *priority.usual(),
                 *argv,
                 stdin=given if stdin else DEVNULL,
                 stdout=output,
@@ -157,12 +158,6 @@ def _end(process: Process) -> None:
     """Kill the program with everything it started (it leads a session)."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _at_normal_priority() -> tuple[str, ...]:
-    """What to put before a command: the agent runs at a raised priority, which mail software must not inherit."""
-    mine = os.getpriority(os.PRIO_PROCESS, 0)
-    return ("nice", "-n", str(-mine)) if mine < 0 else ()
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
