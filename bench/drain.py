@@ -1,8 +1,9 @@
 """Handing on what a relay has held, beside the same queue straight into Dovecot.
 
 ``straight``: the relay's Postfix into the primary's Dovecot by LMTP, past all gates, all of it released at once.
-``relayed``: `holdfast relay drain`: into the primary's Postfix, whose milter keeps a shadow, through the LMTP gate into
-Dovecot; counted until nothing is in any queue and no shadow is left. On one lab, one after the other, the same number
+``relayed``: `holdfast relay drain`: through the primary's LMTP gate into Dovecot (``relay.straight_port``), or, with
+``--by-smtp``, before that through the primary's Postfix, whose milter keeps a shadow; counted until nothing is in any
+queue and no shadow is left on the primary. On one lab, one after the other, the same number
 of messages each. Run as ``make bench-drain``; writes ``build/bench/drain.json``; exit status 1 when the promise is not
 kept.
 """
@@ -31,6 +32,7 @@ OUT: Final = Path("build/bench/drain.json")
 LAB: Final = "bench-drain"
 RELAY: Final = "relay"
 RATIO_MIN: Final = 0.8
+STRAIGHT_PORT: Final = 2425
 QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold")
 EMPTY_SECONDS_MAX: Final = 1200.0
 POLL_SECONDS: Final = 0.1
@@ -90,18 +92,18 @@ def fill(site: ProtectedLab, messages: int, seed: int) -> None:
 def straight(site: ProtectedLab, messages: int, seed: int) -> float:
     """Messages a second."""
     relay = site.lab.machine(RELAY)
-    usual = relay.run(["postconf", "-h", "relay_transport"]).stdout.strip()
+    usual = [relay.run(["postconf", name]).stdout.strip() for name in ("relay_transport", "transport_maps")]
     fill(site, messages, seed)
     relay.path("/var/lib/holdfast/relay/hold.json").unlink()
-    relay.run(["postconf", "-e", f"relay_transport = lmtp:inet:[{site.lab.machine('main').state.ipv4}]:24"])
-    relay.run(["postconf", "-M", "-e", "lmtp/unix=lmtp unix - - y - - lmtp"])
+    past = f"relay_transport = lmtp:inet:[{site.lab.machine('main').state.ipv4}]:24"
+    relay.run(["postconf", "-e", past, "transport_maps ="])
     relay.run(["postfix", "reload"])
     began = time.monotonic()
     relay.run(["postsuper", "-H", "ALL"])
     relay.run(["postqueue", "-f"])
     _until_empty(site)
     took = time.monotonic() - began
-    relay.run(["postconf", "-e", f"relay_transport = {usual}"])
+    relay.run(["postconf", "-e", *usual])
     relay.run(["postfix", "reload"])
     return messages / took
 
@@ -115,7 +117,7 @@ def relayed(site: ProtectedLab, messages: int, seed: int) -> float:
     return messages / (time.monotonic() - began)
 
 
-def up() -> ProtectedLab:
+def up(straight_port: int = STRAIGHT_PORT) -> ProtectedLab:
     Lab.down(LAB)
     specs = tuple(MachineSpec.parse(text) for text in MACHINES)
     site = ProtectedLab(Lab.up(LabSpec(name=LAB, machines=specs, accounts=ACCOUNTS, seed=LAB, disk_bytes=DISK_BYTES)))
@@ -125,7 +127,7 @@ def up() -> ProtectedLab:
         deliver_to=f"inet:[127.0.0.1]:{GATE_PORT}",
         milter="unix:private/holdfast-milter",
     )
-    site.protect(mail, more_configuration=CONFIGURATION, relays={RELAY: "front"})
+    site.protect(mail, more_configuration=CONFIGURATION, relays={RELAY: "front"}, straight_port=straight_port)
     site.wait_settled()
     wait_ready(site)
     return site
@@ -134,8 +136,9 @@ def up() -> ProtectedLab:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--by-smtp", action="store_true", help="by the usual way, without relay.straight_port")
     options = parser.parse_args()
-    site = up()
+    site = up(0 if options.by_smtp else STRAIGHT_PORT)
     try:
         made = {
             "messages": options.messages,

@@ -14,6 +14,7 @@ import pytest
 from holdfast.errors import HoldfastError
 from holdfast.gate.recipients import Recipients
 from holdfast.gate.recipients_found import RecipientsFound
+from holdfast.gate.serve import Place
 from holdfast.mail.commands import SystemCommands
 
 BASE = """
@@ -103,3 +104,61 @@ def test_what_cannot_be_listed_is_said_and_domains_must_be(folder: Path) -> None
 def test_a_configuration_that_is_broken_gives_no_list(folder: Path) -> None:
     with pytest.raises(HoldfastError, match="cannot be listed"):
         found(folder, "virtual_mailbox_domains = example.org\nvirtual_mailbox_maps = hash:{folder}/absent\n")
+
+
+STRAIGHT = """
+virtual_mailbox_domains = example.org
+virtual_mailbox_maps = hash:{folder}/vmailbox
+virtual_alias_maps = hash:{folder}/virtual
+virtual_alias_domains =
+recipient_delimiter = +
+virtual_transport = lmtp:unix:private/gate
+smtpd_milters = unix:private/milter
+queue_directory = /var/spool/postfix
+"""
+
+
+def straight(folder: Path, more: str = "", master: str = "") -> tuple[str, ...]:
+    """Who is handed straight to the gate, by a Postfix whose configuration has *more*."""
+    (folder / "main.cf").write_text((BASE + STRAIGHT + more).format(folder=folder))
+    (folder / "master.cf").write_text(master)
+    queue = "/var/spool/postfix/private"
+    find = RecipientsFound(
+        SystemCommands(), "main", str(folder), gate=Place(f"{queue}/gate"), milter=Place(f"{queue}/milter")
+    )
+    return asyncio.run(find(1000.0)).straight
+
+
+def test_mailboxes_for_which_postfix_does_nothing_else_are_named(folder: Path) -> None:
+    assert straight(folder) == ("alice@example.org", "bob@example.org")
+
+
+@pytest.mark.parametrize("alias", ["alice@example.org", "alice", "@example.org", "alice+x@example.org"])
+def test_who_has_an_alias_is_not(folder: Path, alias: str) -> None:
+    (folder / "virtual").write_text(f"{alias} other@elsewhere.example\n")
+    subprocess.run(["postmap", f"hash:{folder}/virtual"], check=True)
+    assert "alice@example.org" not in straight(folder)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "content_filter = scan:[127.0.0.1]:10024",
+        "header_checks = regexp:/etc/postfix/checks",
+        "mime_header_checks = regexp:/etc/postfix/checks",
+        "always_bcc = archive@example.org",
+        "transport_maps = hash:/etc/postfix/transport",
+        "smtpd_milters = unix:private/milter inet:127.0.0.1:11332",
+        "smtpd_milters = inet:127.0.0.1:11332",
+        "virtual_transport = lmtp:unix:private/dovecot-lmtp",
+        "virtual_transport = virtual",
+    ],
+)
+def test_where_postfix_does_something_with_mail_nobody_is(folder: Path, more: str) -> None:
+    assert straight(folder, more + "\n") == ()
+
+
+def test_what_master_cf_does_counts_too(folder: Path) -> None:
+    line = "smtp inet n - y - - smtpd\n  -o content_filter=scan:[127.0.0.1]:10024\n"
+    assert straight(folder, master=line) == ()
+    assert straight(folder, master="smtp inet n - y - - smtpd\n") != ()

@@ -53,7 +53,7 @@ def test_postfix_finds_nothing_wrong(mode: str) -> None:
         shutil.chown(folder / "data", "postfix")
         identity = Authority.create("site", folder / "ca").issue(MachineName("relay"), ["192.0.2.13"])
         identity.write(folder / "tls")
-        for table in ("domains", "recipients", "unlisted"):
+        for table in ("domains", "recipients", "straight", "unlisted"):
             (folder / "tables" / table).write_text("example.org OK\n")
             subprocess.run(["postmap", f"hash:{folder}/tables/{table}"], check=True)
         text = text.replace(TABLES, f"{folder}/tables").replace("/etc/holdfast/tls", f"{folder}/tls")

@@ -276,6 +276,7 @@ def protected_site(
     failover: str = "manual",
     more_failover: str = "",
     relays: dict[str, str] | None = None,
+    straight_port: int = 0,
 ) -> Iterator[Site]:
     """A lab under protection, settled; gone when the block is left."""
     spec = LabSpec(
@@ -296,6 +297,7 @@ def protected_site(
             failover=failover,
             more_failover=more_failover,
             relays=relays,
+            straight_port=straight_port,
         )
         site.protected.wait_settled()
         yield site

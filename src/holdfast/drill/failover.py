@@ -61,6 +61,8 @@ IN_TRANSIT_SECONDS: Final = 1.0
 MEDIAN_SECONDS_MAX: Final = 3.0
 EACH_SECONDS_MAX: Final = 5.0
 STEPS: Final = ("drain", "confirm", "promote", "prepare", "serve")
+STRAIGHT_PORT: Final = 2425
+"""With an odd seed relays hand mail straight into the primary's gate, with an even one to its Postfix."""
 PATIENCE: Final = Patience(connect_seconds=1.0, answer_seconds=10.0)
 
 
@@ -105,6 +107,7 @@ class Drill:
             failover="automatic",
             more_configuration=more_configuration,
             relays=relays,
+            straight_port=STRAIGHT_PORT if relays and seed % 2 else 0,
         )
         self.site.wait_settled()
         logins = [Login(account.address, account.password) for account in self.lab.accounts]

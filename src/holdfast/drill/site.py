@@ -57,9 +57,11 @@ class ProtectedLab:
         more_failover: str = "",
         vault: bool = False,
         relays: dict[str, str] | None = None,
+        straight_port: int = 0,
     ) -> None:
         """Set everything up and start the agents; returns at once. *failover*: the policy; *more_failover*: lines for
-        its table. *vault*: see ``lab_vault``. *relays*: machines that take mail, and how (``relay.mode``).
+        its table. *vault*: see ``lab_vault``. *relays*: machines that take mail, and how (``relay.mode``);
+        *straight_port*: the setting.
 
         Raises LabError.
         """
@@ -71,7 +73,7 @@ class ProtectedLab:
             more_configuration += lab_vault.CONFIGURATION
         relays = relays or {}
         if relays:
-            more_configuration += RELAY_CONFIGURATION
+            more_configuration += f"{RELAY_CONFIGURATION}straight_port = {straight_port}\n"
         for machine in [*standbys, *(self.lab.machine(name) for name in relays)]:
             mailhost.prepare(machine)
         bundles = self._init(main, more_configuration)

@@ -48,6 +48,7 @@ A relay takes mail in for a primary that is down (docs/systems/relay.md).
 ``relay``       what this process does on a relay: milter, policy, tables, handing on
 ``relays``      what it does on the primary for relays: their streams and list, and what a dead one had accepted
 ``recipients``, ``recipients_found``, ``tables``   the list of recipients: what it is, where from, what for
+``straight``, ``straight_found``      past the primary's Postfix into its gate, and for whom that is the same
 ``observers``, ``policy``   whether the primary is down by more than our own ears; Postfix asks
 ``held``, ``pace``, ``drain``   what waits, and handing it on at the primary's pace
 ``agent``, ``side``, ``control``, ``relay_process``   asking the agent, the way to side streams, the door, the wiring

@@ -38,6 +38,8 @@ from holdfast.gate.shadow_files import FileShadows
 from holdfast.gate.sieve import SieveSession
 from holdfast.gate.store import DovecotLookup
 from holdfast.ledger.book import Book, Limits
+from holdfast.log.link import tls_context
+from holdfast.log.trust import TlsFiles
 from holdfast.mail.commands import SystemCommands
 
 PR_SET_PDEATHSIG: Final = 1
@@ -68,6 +70,11 @@ async def _serve(options: GateOptions) -> None:
             gate = _lmtp(options, barrier, book, refuses)
             gates.push_async_callback(gate.stop)
             await gate.start(socket.socket(fileno=options.lmtp_fd))
+            if options.straight_fd and options.log is not None and options.relays is not None:
+                files = TlsFiles.inside(Path(options.log.tls))
+                links = frozenset(f"holdfast:machine/{name}" for name in options.relays.names)
+                context = tls_context(files, server=True)
+                await gate.start_straight(socket.socket(fileno=options.straight_fd), context, links)
         if options.milter_fd:
             queue = await PostfixQueue.found(SystemCommands())
             milter = ShadowMilter(

@@ -13,6 +13,8 @@ from holdfast.gate.pace import REST_SECONDS, Pace
 from holdfast.gate.queue import PostfixQueue
 
 LOOK_SECONDS: Final = 0.5
+LAST_LOOK_SECONDS: Final = 0.1
+"""When nothing is left to be given free."""
 
 
 class Progress(Struct, frozen=True):
@@ -51,7 +53,7 @@ async def drain(
             on_way.update(free)
         if free or pace.stalled:
             await queue.flush()
-        await asyncio.sleep(REST_SECONDS if pace.stalled else LOOK_SECONDS)
+        await asyncio.sleep(REST_SECONDS if pace.stalled else LOOK_SECONDS if left else LAST_LOOK_SECONDS)
         present = await asyncio.to_thread(queue.ids)
         through = on_way - present
         on_way -= through

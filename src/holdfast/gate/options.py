@@ -27,6 +27,8 @@ class RelayOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """The socket at which people's questions are answered."""
     hold_days: int
     list_hours: float
+    straight_to: tuple[str, ...] = ()
+    """Where the primary's LMTP gate takes mail from relays, ``HOST:PORT``."""
 
 
 class RelaysOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +40,9 @@ class RelaysOptions(Struct, frozen=True, forbid_unknown_fields=True):
     adopt_seconds: float
     hold_bytes: int
     spool: str
+    lmtp: str = ""
+    """The gate's place as the settings name it, when relays may hand mail to it; empty: they may not."""
+    milter: str = ""
 
 
 class GateOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +77,8 @@ class GateOptions(Struct, frozen=True, forbid_unknown_fields=True):
     dav_fd: int = 0
     dav_server: str = ""
     policy_fd: int = 0
+    straight_fd: int = 0
+    """On the primary where relays come with TLS; on a relay where its Postfix comes."""
     log: LogOptions | None = None
     relay: RelayOptions | None = None
     relays: RelaysOptions | None = None

@@ -2,13 +2,14 @@
 
 The primary reads it out of its own Postfix (``recipients_found``) and publishes it in the side stream ``recipients``,
 sealed and dated, when it has changed and every REPEAT_SECONDS. A relay may read that stream and not write it. It keeps
-the last list on its disk and makes three tables of it for its Postfix::
+the last list on its disk and makes four tables of it for its Postfix::
 
     domains       relay_domains           what we take mail for
     recipients    relay_recipient_maps    who is there; everybody else is refused at RCPT TO: 550 5.1.1
     unlisted      a restriction           domains whose recipients cannot be listed (LDAP, SQL, regular expressions):
                                           there the primary is asked (address verification), and what it answered is
                                           remembered for a month
+    straight      transport_maps          whose mail goes past the primary's Postfix (``straight``); mostly empty
 
 *Old*: the list is used however old it is; past ``relay.list_hours`` there is a warning. *None yet*: every recipient is
 answered 450.
@@ -31,6 +32,7 @@ SUBJECT: Final = "list"
 LIST_BYTES_MAX: Final = 64 * 1024 * 1024
 """Two million addresses."""
 REPEAT_SECONDS: Final = 3600.0
+STRAIGHT_TRANSPORT: Final = "lmtp:unix:private/holdfast-straight"
 
 
 class Recipients(Struct, frozen=True):
@@ -48,6 +50,8 @@ class Recipients(Struct, frozen=True):
     """``recipient_delimiter``: user+folder@domain is user@domain."""
     message_bytes_max: int = 0
     """``message_size_limit``: what is longer would come back; 0: no limit."""
+    straight: tuple[str, ...] = ()
+    """Of *recipients*, those whose mail the primary's Postfix only hands to its gate (``straight``)."""
 
     def same_as(self, other: Recipients | None) -> bool:
         """But for who says it, and when."""
@@ -69,12 +73,13 @@ def decode(payload: bytes) -> Recipients:
         ) from None
 
 
-def tables(recipients: Recipients) -> dict[str, str]:
-    """Table name to its text, as postmap(1) reads it."""
+def tables(recipients: Recipients, *, straight: bool = False) -> dict[str, str]:
+    """Table name to its text, as postmap(1) reads it. *straight*: whether there is a way past the primary's Postfix."""
     everybody = (f"@{domain}" for domain in recipients.unlisted)
     return {
         "domains": _table(recipients.domains, "OK"),
         "recipients": _table((*recipients.recipients, *everybody), "OK"),
+        "straight": _table(recipients.straight if straight else (), STRAIGHT_TRANSPORT),
         "unlisted": _table(recipients.unlisted, "reject_unverified_recipient"),
     }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import pwd
 import re
 from collections.abc import Iterable
 from typing import Final
 
 from holdfast.errors import HoldfastError
+from holdfast.gate import straight_found
 from holdfast.gate.recipients import Recipients
+from holdfast.gate.serve import Place
 from holdfast.mail.port import Commands
 
 COMMAND_SECONDS_MAX: Final = 120.0
@@ -28,22 +31,31 @@ PARAMETERS: Final = (
     "message_size_limit",
 )
 _MAP: Final = re.compile(r"^(?:proxy:)?([a-z]+):(.*)$")
+_log = logging.getLogger("holdfast.gate")
 _HERE: Final = re.compile(r"localhost(\..*)?")
 
 
 class RecipientsFound:
     """Asks one Postfix; *configuration* chooses another than the machine's."""
 
-    def __init__(self, commands: Commands, machine: str, configuration: str = "") -> None:
+    def __init__(
+        self,
+        commands: Commands,
+        machine: str,
+        configuration: str = "",
+        *,
+        gate: Place | None = None,
+        milter: Place | None = None,
+    ) -> None:
+        """*gate*, *milter*: where those of this machine listen, when relays may hand mail to the gate itself."""
         self._commands, self._machine = commands, machine
+        self._gate, self._milter = gate, milter
+        self._said = ""
         self._options = ["-c", configuration] if configuration else []
 
     async def __call__(self, now: float) -> Recipients:
         """Raises HoldfastError: then the list that there is stays."""
-        output = await self._run(["postconf", *self._options, "-x", *PARAMETERS])
-        values = {
-            name.strip(): value.strip() for name, _, value in (line.partition("=") for line in output.splitlines())
-        }
+        values = _values(await self._run(["postconf", *self._options, "-x", *PARAMETERS]))
         domains, recipients, unlisted = set[str](), set[str](), set[str]()
         for names, maps in (
             ("virtual_mailbox_domains", ("virtual_mailbox_maps", "virtual_alias_maps")),
@@ -75,7 +87,29 @@ class RecipientsFound:
             unlisted=tuple(sorted(unlisted)),
             delimiter=values["recipient_delimiter"],
             message_bytes_max=int(values["message_size_limit"] or 0),
+            straight=await self._straight(values) if self._gate and self._milter else (),
         )
+
+    async def _straight(self, known: dict[str, str]) -> tuple[str, ...]:
+        """Those whose mail this Postfix only hands to the gate. Raises HoldfastError."""
+        assert self._gate is not None
+        assert self._milter is not None
+        values = _values(await self._run(["postconf", *self._options, "-x", *straight_found.PARAMETERS]))
+        overrides = (await self._run(["postconf", *self._options, "-P"])).splitlines()
+        why = straight_found.obstacle(values, overrides, self._gate, self._milter)
+        mailboxes = await self._keys(_words(known["virtual_mailbox_maps"]))
+        aliases = await self._keys(_words(known["virtual_alias_maps"]))
+        if not why and (mailboxes is None or aliases is None):
+            why = "mailboxes or aliases cannot be listed"
+        if why != self._said:
+            self._said = why
+            if why:
+                _log.warning("relays hand nothing straight to the gate, all goes through Postfix: %s", why)
+        if why or mailboxes is None or aliases is None:
+            return ()
+        domains = await self._domains(_words(known["virtual_mailbox_domains"]))
+        here = [name for name in mailboxes if name.rpartition("@")[2] in domains]
+        return straight_found.straight(here, aliases, known["recipient_delimiter"])
 
     async def _local_domains(self, values: dict[str, str]) -> set[str]:
         """Of ``mydestination``, what is a domain and not only this machine's own name."""
@@ -134,6 +168,11 @@ class RecipientsFound:
             hint = "Run: postfix check. Relays go on with the last list."
             raise HoldfastError(f"the recipients cannot be listed: {result.words}", hint=hint, retry=True)
         return result.output
+
+
+def _values(output: str) -> dict[str, str]:
+    """What postconf(1) prints."""
+    return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in output.splitlines())}
 
 
 def _words(value: str) -> list[str]:

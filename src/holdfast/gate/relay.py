@@ -114,7 +114,7 @@ class Relay:
         self._store = StreamShadows(shadows, options.machine, self._folder / "spool", wall_seconds)
         self._hold = HoldOrder(self._folder / "hold.json")
         self._drained = HoldOrder(self._folder / "drain.json")
-        tables = RelayTables(commands, Path(self._settings.tables))
+        tables = RelayTables(commands, Path(self._settings.tables), straight=bool(self._settings.straight_to))
         self._kept = KeptList(self._folder / "recipients", tables, wall_seconds)
         self._heard = Heard()
         self._queue: PostfixQueue | None = None

@@ -21,8 +21,10 @@ from holdfast.gate.recipients import STREAM_BYTES as RECIPIENTS_BYTES
 from holdfast.gate.recipients_found import RecipientsFound
 from holdfast.gate.relay import Relay
 from holdfast.gate.relays import RelaysOfPrimary
+from holdfast.gate.serve import Place
 from holdfast.gate.shadow_stream import StreamShadows
 from holdfast.gate.side import SideStreams
+from holdfast.gate.straight import StraightDoor
 from holdfast.gate.tasks import in_background
 from holdfast.ledger.book import Book
 from holdfast.log.side import LEDGER, RECIPIENTS, SHADOWS, SideShape
@@ -40,6 +42,11 @@ async def serve_relay(options: GateOptions, stop: asyncio.Event) -> None:
         stack.push_async_callback(agent.close)
         notes = SentNotes(options.machine, sides.stream(LEDGER), time.time)
         shadows, lists = sides.stream(SHADOWS), sides.stream(RECIPIENTS)
+        if options.straight_fd:
+            places = tuple(map(Place.parse, options.relay.straight_to))
+            door = StraightDoor(places, Path(options.log.tls))
+            stack.push_async_callback(door.stop)
+            await door.start(socket.socket(fileno=options.straight_fd))
         relay = Relay(options, shadows, lists, agent, SystemCommands(), notes=notes)
         in_background(notes.run(), stack)
         control = RelayControl(relay)
@@ -71,7 +78,12 @@ async def serve_relays(
         milter=milter,
         shadows=StreamShadows(sides.stream(SHADOWS), options.machine, Path(options.relays.spool)),
         lists=sides.stream(RECIPIENTS),
-        find=RecipientsFound(SystemCommands(), options.machine),
+        find=RecipientsFound(
+            SystemCommands(),
+            options.machine,
+            gate=Place.parse(options.relays.lmtp) if options.relays.lmtp else None,
+            milter=Place.parse(options.relays.milter) if options.relays.milter else None,
+        ),
     )
     shapes = (
         SideShape(SHADOWS, options.relays.hold_bytes),

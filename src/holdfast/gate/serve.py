@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +36,7 @@ from holdfast.gate.lmtp import (
 from holdfast.gate.noting import outcome
 from holdfast.gate.read_only import Refuses, never
 from holdfast.ledger.book import Book
+from holdfast.log.link import links_of
 
 SESSIONS_MAX: Final = 500
 """Postfix opens 20 to one destination (default_destination_concurrency_limit); a gate that is full says 421."""
@@ -137,20 +139,28 @@ class LmtpGate:
         self.refuses = refuses
         self.counts = Counts()
         self._sessions: set[_Session] = set()
-        self._listening: asyncio.Server | None = None
+        self._listening: list[asyncio.Server] = []
         self._watching: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
 
     async def start(self, listening: socket.socket) -> None:
         """Serve who comes to *listening* (see :func:`listening_at`)."""
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(self._session, sock=listening, backlog=SESSIONS_MAX)
+        self._listening.append(await loop.create_server(self._session, sock=listening, backlog=SESSIONS_MAX))
         self._watching = loop.create_task(self._watch())
+
+    async def start_straight(self, listening: socket.socket, tls: ssl.SSLContext, relays: frozenset[str]) -> None:
+        """Serve the *relays* (links in their certificates, `holdfast.log.trust`) at *listening*, besides."""
+        loop = asyncio.get_running_loop()
+        made = await loop.create_server(
+            lambda: _ClientSide(_Session(self), relays), sock=listening, ssl=tls, backlog=SESSIONS_MAX
+        )
+        self._listening.append(made)
 
     async def stop(self) -> None:
         """Close everything. Clients without an answer come again."""
-        if self._listening is not None:
-            self._listening.close()
+        for listening in self._listening:
+            listening.close()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -424,11 +434,16 @@ class _Session:
 
 
 class _ClientSide(asyncio.Protocol):
-    def __init__(self, session: _Session) -> None:
-        self._session = session
+    def __init__(self, session: _Session, allowed: frozenset[str] | None = None) -> None:
+        """*allowed*: one of these links its certificate must have."""
+        self._session, self._allowed = session, allowed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        if self._allowed is not None and not self._allowed & links_of(transport):
+            _log.warning("%s is no relay of this site", transport.get_extra_info("peername"))
+            transport.abort()
+            return
         self._session.client_made(transport)
 
     def data_received(self, data: bytes) -> None:

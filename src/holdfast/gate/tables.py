@@ -17,14 +17,15 @@ KIND: Final = "hash"
 class RelayTables:
     """In *folder*, which main.cf names; *configuration* chooses another Postfix than the machine's."""
 
-    def __init__(self, commands: Commands, folder: Path, configuration: str = "") -> None:
-        self._commands, self._folder = commands, folder
+    def __init__(self, commands: Commands, folder: Path, configuration: str = "", *, straight: bool = False) -> None:
+        """*straight*: whether there is a way past the primary's Postfix."""
+        self._commands, self._folder, self._straight = commands, folder, straight
         self._options = ["-c", configuration] if configuration else []
 
     async def write(self, recipients: Recipients) -> None:
         """Postfix takes a changed table up by itself. Raises HoldfastError."""
         self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for name, text in tables(recipients).items():
+        for name, text in tables(recipients, straight=self._straight).items():
             path = self._folder / name
             if not (path.exists() and path.read_text(encoding="utf-8") == text):
                 write_once(path, text.encode(), PUBLIC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from holdfast.errors import ConfigurationError, Refused
@@ -174,9 +174,11 @@ class Link(asyncio.Protocol):
         self._pongs.clear()
 
 
-def tls_context(files: TlsFiles) -> ssl.SSLContext:
-    """Read anew at each dial: a renewed certificate is used from the next connection on. Raises ConfigurationError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def tls_context(files: TlsFiles, *, server: bool = False) -> ssl.SSLContext:
+    """Read anew at each dial: a renewed certificate is used from the next connection on. *server*: for who listens;
+    who comes must show a certificate. Raises ConfigurationError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_mode = ssl.CERT_REQUIRED
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(files.trust)
@@ -186,3 +188,9 @@ def tls_context(files: TlsFiles) -> ssl.SSLContext:
             f"cannot use the certificate {files.certificate}: {error}", hint=_TRUST_HINT
         ) from error
     return context
+
+
+def links_of(transport: asyncio.BaseTransport) -> frozenset[str]:
+    """What the certificate at the other end says of its machine: ``holdfast:machine/...``, ``holdfast:role/...``."""
+    shown: dict[str, Any] = transport.get_extra_info("peercert") or {}
+    return frozenset(name for kind, name in shown.get("subjectAltName", ()) if kind == "URI")

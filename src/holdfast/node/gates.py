@@ -36,8 +36,9 @@ STOP_SECONDS_MAX: Final = 3.0
 AGAIN_SECONDS: Final = 0.5
 DELIVERIES: Final = "deliveries"
 SHADOWS: Final = "shadows"
-OF_POSTFIX: Final = frozenset({"lmtp_fd", "milter_fd", "policy_fd"})
+OF_POSTFIX: Final = frozenset({"lmtp_fd", "milter_fd", "policy_fd", "straight_fd"})
 """The sockets that Postfix opens; all others are for root alone."""
+STRAIGHT: Final = "straight_fd"
 LEDGER: Final = "ledger"
 GATE_TREES: Final = frozenset({DELIVERIES, SHADOWS, LEDGER})
 LEDGER_VIEW: Final = "ledger.json"
@@ -71,6 +72,8 @@ def relays_options(settings: Settings) -> RelaysOptions | None:
         adopt_seconds=relay.adopt_seconds,
         hold_bytes=relay.hold_bytes,
         spool=str(settings.state / RELAY_SPOOL),
+        lmtp=settings.gate.lmtp if relay.straight_port else "",
+        milter=settings.gate.milter,
     )
 
 
@@ -91,6 +94,10 @@ class Gate:
         gate = settings.gate
         places = {"lmtp": gate.lmtp, "milter": gate.milter, "imap": gate.imap, "sieve": gate.sieve, "dav": gate.dav}
         self._places = {f"{name}_fd": Place.parse(text) for name, text in places.items() if text}
+        if settings.relay.takes_mail and settings.relay.straight_port:
+            # "::" listens for IPv4, too (ipv6(7)), and is not there on a machine without IPv6.
+            anywhere = "::" if any(":" in address for address in settings.service.addresses) else "0.0.0.0"
+            self._places[STRAIGHT] = Place("", anywhere, settings.relay.straight_port)
         self._shadows = settings.state / SHADOWS
         self._run = settings.run
         self._options = GateOptions(
@@ -207,6 +214,7 @@ class Gate:
         if stand_in_runs(self._run):
             return
         self._run.mkdir(parents=True, exist_ok=True)
+        self._places.pop(STRAIGHT, None)  # what a relay holds is safe there, and would not be here
         self.open()
         alone = msgspec.structs.replace(self._options, stand_in=True, parent=0, log=None, read_only="")
         here, there = channel()

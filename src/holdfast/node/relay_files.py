@@ -16,6 +16,8 @@ from holdfast.node.settings import Settings
 
 QUEUE: Final = "/var/spool/postfix/"
 TABLES: Final = "/etc/postfix/holdfast"
+STRAIGHT: Final = f"unix:{QUEUE}private/holdfast-straight"
+"""Where the relay's Postfix hands over what goes straight into the primary's gate."""
 RETRY_SECONDS: Final = (30, 300)
 """First and longest pause between two tries to hand a message on; when the primary is heard again, it is told at once.
 Postfix's own are 300 and 4000."""
@@ -86,6 +88,8 @@ smtpd_hard_error_limit = 20
 # --- Handing on -----------------------------------------------------------------------------------------------------
 # Several: one after the other is tried.
 relay_transport = relay:{", ".join(hand_on_to(settings))}
+# Mailboxes for which the primary's Postfix has nothing to do go straight into its gate (relay.straight_port).
+transport_maps = {KIND}:{TABLES}/straight
 minimal_backoff_time = {RETRY_SECONDS[0]}s
 maximal_backoff_time = {RETRY_SECONDS[1]}s
 queue_run_delay = {RETRY_SECONDS[0]}s
@@ -129,10 +133,18 @@ def hand_on_to(settings: Settings) -> tuple[str, ...]:
     return tuple(found)
 
 
+def straight_to(settings: Settings) -> tuple[str, ...]:
+    """Where the primary's gate takes mail from relays; empty: nowhere."""
+    port = settings.relay.straight_port
+    addresses = [ipaddress.ip_interface(text).ip for text in settings.service.addresses]
+    return tuple(f"[{one}]:{port}" if one.version == 6 else f"{one}:{port}" for one in addresses) if port else ()
+
+
 def master_cf() -> str:
     about = "Postfix's processes on a relay. See master(5). Written by `holdfast relay configure`."
     smtpd = "smtp      inet  n       -       y       -       -       smtpd\n"
     tlsproxy = "tlsproxy  unix  -       -       y       -       0       tlsproxy\n"
     patience = {f"smtp_{step}_timeout": f"{seconds}s" for step, seconds in HAND_ON_SECONDS.items()}
-    services = processes(without=("virtual", "lmtp"), options={"relay": patience})
+    patient = {name.replace("smtp_", "lmtp_").replace("helo", "lhlo"): value for name, value in patience.items()}
+    services = processes(without=("virtual",), options={"relay": patience, "lmtp": patient})
     return f"# /etc/postfix/master.cf -- {about}\n" + COLUMNS + smtpd + tlsproxy + services

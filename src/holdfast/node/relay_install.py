@@ -16,7 +16,7 @@ from holdfast.node.relay_files import TABLES, main_cf, master_cf
 from holdfast.node.settings import Settings
 
 KEPT: Final = ".before-holdfast"
-TABLE_NAMES: Final = ("domains", "recipients", "unlisted")
+TABLE_NAMES: Final = ("domains", "recipients", "straight", "unlisted")
 OF_THE_LIST: Final = ("recipient_delimiter", "message_size_limit")
 """Settings that the agent keeps as the primary has them."""
 

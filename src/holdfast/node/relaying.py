@@ -21,7 +21,7 @@ from holdfast.mail.port import Service
 from holdfast.node.beats import Beats
 from holdfast.node.gates import Gate
 from holdfast.node.history import History
-from holdfast.node.relay_files import TABLES
+from holdfast.node.relay_files import STRAIGHT, TABLES, straight_to
 from holdfast.node.settings import MachineSettings, Settings
 
 LOOK_SECONDS: Final = 5.0
@@ -79,6 +79,8 @@ class RelayGate(Gate):
         super().__init__(settings)
         relay = settings.relay
         self._places = {"milter_fd": Place.parse(relay.milter), "policy_fd": Place.parse(relay.policy)}
+        if relay.straight_port:
+            self._places["straight_fd"] = Place.parse(STRAIGHT)
         self._options = GateOptions(
             machine=settings.machine,
             agent_socket=str(settings.control_socket),
@@ -92,6 +94,7 @@ class RelayGate(Gate):
                 control=str(settings.run / CONTROL),
                 hold_days=relay.hold_days,
                 list_hours=relay.list_hours,
+                straight_to=straight_to(settings),
             ),
         )
 

@@ -145,6 +145,10 @@ class RelaySettings(_Table, frozen=True):
     """Where it asks before it accepts a recipient."""
     hand_on_to: tuple[str, ...] = ()
     """Where the primary's Postfix takes mail, as in transport(5): ``[192.0.2.10]:25``. Empty: the service addresses."""
+    straight_port: int = 0
+    """A port of the mail machines, ``2425``, at which their LMTP gate takes from relays what is for mailboxes, past the
+    primary's Postfix, which must do nothing else with it. Less work for every message; docs/systems/relay.md. 0: all
+    mail goes through that Postfix."""
     also_from: tuple[str, ...] = ()
     """IP addresses by which relays come to the primary, other than those of ``machines``."""
     hold_days: int = 30
@@ -474,6 +478,10 @@ def _check_relay(settings: Settings, wrong: Callable[[str, str], ConfigurationEr
         )
     if not relay.hand_on_to and not settings.service.addresses:
         raise wrong("relay.hand_on_to is empty, and there is no service address", 'Write hand_on_to = ["[HOST]:25"].')
+    if relay.straight_port and not settings.service.addresses:
+        raise wrong("relay.straight_port without a service address", "Set it to 0, or add service.addresses.")
+    if not 0 <= relay.straight_port < 65536:
+        raise wrong(f"relay.straight_port = {relay.straight_port}", "A port such as 2425; 0: none.")
     for address in relay.also_from:
         try:
             ipaddress.ip_address(address)
