@@ -5,7 +5,7 @@ take. Measured in the demo, on two cores with all of them busy: without it the c
 percentile.
 
 But they do not take a processor away in the middle of something (SCHED_BATCH, sched(7): who wakes up waits for the next
-switch, which its priority makes a near one). Each frame passes six programs, and wakes each of them several times: for
+switch, which its priority makes a near one). Each frame passes five programs, and wakes each of them several times: for
 every TLS record, every acknowledgement, every event. When each of these wake-ups interrupts a program at work, all are
 woken for less, switch more often, and find the processor's caches full of something else. Three log servers and two
 agents took up to a quarter more of the processors for a delivery that way, and frames came later, not sooner
