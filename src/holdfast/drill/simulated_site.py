@@ -287,16 +287,18 @@ class Machine:
     # -- the log -----------------------------------------------------------------------------------------------------
 
     def _ask_log(self, carry_out: Callable[[], object], then: Callable[[object], None], tries: int = 200) -> None:
-        """*carry_out* happens at the log, some time; *then* gets what came of it, later, or nothing ever does."""
-        site = self.site
+        """*carry_out* happens at the log, some time; *then* gets what came of it, later, or nothing ever does. What is
+        on its way arrives though the agent has died meanwhile; nobody asks again then."""
+        site, run = self.site, self.run
 
         def arrive() -> None:
             if site.log.answers(self.name):
                 result = carry_out()
                 if site.chance.random() < 0.97:
-                    self.soon(site.chance.uniform(0.0005, 0.03), lambda: then(result))
+                    if self.run == run:
+                        self.soon(site.chance.uniform(0.0005, 0.03), lambda: then(result))
                     return
-            if tries:
+            if tries and self.run == run:
                 self.soon(site.chance.uniform(0.1, 0.5), lambda: self._ask_log(carry_out, then, tries - 1))
 
         site.at(site.chance.uniform(0.0005, 0.03), arrive)
@@ -443,7 +445,7 @@ class Machine:
 
     def _ask_votes(self, old: str, then: Callable[[list[str]], None]) -> None:
         missing: list[str] = []
-        done = False
+        done, run = False, self.run
 
         def finish() -> None:
             nonlocal done
@@ -452,7 +454,7 @@ class Machine:
                 then(missing)
 
         def heard(name: str, misses: bool) -> None:
-            if misses and not done:
+            if misses and not done and self.run == run:  # whom a dead agent asked answers nobody
                 missing.append(name)
                 finish()
 
