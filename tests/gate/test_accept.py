@@ -21,7 +21,7 @@ from holdfast.gate.queue import MARK, PostfixQueue
 from holdfast.gate.serve import Place, listening_at
 from holdfast.gate.shadow_files import FileShadows
 from holdfast.gate.shadow_stream import StreamShadows
-from holdfast.gate.shadows import Shadow, ShadowStore
+from holdfast.gate.shadows import Envelope, Shadow, ShadowStore
 from holdfast.ledger.book import Book, Limits, read
 from holdfast.ledger.states import Ledger, State
 from holdfast.log import side as side_port
@@ -188,6 +188,43 @@ def test_a_new_primary_puts_what_another_accepted_into_its_queue(box: Box, tmp_p
         await box.queue.throw_out(back & box.queue.ids())
         assert box.queue.ids() == {new.queue_id}
         await box.queue.throw_out([new.queue_id])
+
+    played(play)
+
+
+class SlowlyRead(FileShadows):
+    """Its disk gives nothing until :attr:`may` is set."""
+
+    def __init__(self, directory: Path, machine: str) -> None:
+        super().__init__(directory, machine, SharedBarrier(Barrier()).wait)
+        self.may = asyncio.Event()
+
+    async def read(self, shadow: Shadow) -> tuple[Envelope, bytes]:
+        await self.may.wait()
+        return await super().read(shadow)
+
+
+def test_what_an_adoption_left_in_the_maildrop_before_a_power_cut_keeps_its_delivery_id(
+    box: Box, tmp_path: Path
+) -> None:
+    """It is put there once more, and comes by twice; by its id its recipients get it once."""
+
+    async def play() -> None:
+        async with milter(box, tmp_path, "main", Barrier()) as made:
+            assert (await asyncio.to_thread(hand_in, box, "moved twice"))[0] == 250
+            (old,) = await made.store.standing()
+            await box.queue.throw_out([old.queue_id])  # with main's disk
+            envelope, message = await made.store.read(old)
+        await box.queue.put(envelope, message)  # no milter: pickup(8) leaves it where it is
+        store = SlowlyRead(tmp_path, "backup")
+        async with milter_with(box, store) as made:
+            await box.queue.put(envelope, b"Subject: another\r\n\r\n")  # pickup(8) takes both
+            await until(lambda: made.waiting == 2, "both in the queue")
+            store.may.set()
+            await until(lambda: made.waiting == 3, "the adopted one in the queue")
+            new = [shadow for shadow in await store.standing() if shadow.machine == "backup"]
+            assert [each.delivery for each in new].count(old.delivery) == 2
+            await box.queue.throw_out(shadow.queue_id for shadow in new)
 
     played(play)
 

@@ -137,7 +137,7 @@ class ShadowMilter:
         self._adopting: dict[str, _Adoption] = {}
         """Others', by delivery id, that are on their way through the queue of this machine."""
         self._adopted_ids: dict[str, None] = {}
-        """Ids of what was adopted lately: after a crash in between, a message may come by a second time."""
+        """Ids of what is adopted, or was lately: after a crash in between, a message may come by a second time."""
         self._never_came: dict[str, int] = {}
         """Tries to adopt a shadow, by its name, at which it did not pass Postfix."""
         self._sessions: set[_Session] = set()
@@ -147,10 +147,9 @@ class ShadowMilter:
     async def start(self, listening: socket.socket) -> None:
         """Serve, settle, and adopt what others have left in a store of files. Raises HoldfastError (it is unreadable).
 
-        Where the store cannot be asked yet, because the log is away, it is asked again later.
+        Where the store cannot be asked yet, because the log is away, it is asked again later. It is asked first, while
+        clients wait: Postfix may have in its maildrop what an adoption put there before a power cut.
         """
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Session(self), sock=listening, backlog=SESSIONS_MAX)
         loaded = False
         try:
             async with asyncio.timeout(LOAD_SECONDS_MAX):
@@ -161,6 +160,8 @@ class ShadowMilter:
         except HoldfastError as error:
             if not error.retry:
                 raise
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Session(self), sock=listening, backlog=SESSIONS_MAX)
         self._tasks.append(watched(self._settle_all(loaded=loaded)))
 
     async def _load(self) -> None:
@@ -176,6 +177,7 @@ class ShadowMilter:
             or (self.adopts_at_start and shadow.machine != self.store.machine)
         ]
         if others:
+            self._expect(others)
             self._tasks.append(watched(self.adopt(others)))
 
     async def _of_a_lost_queue(self, standing: list[Shadow]) -> frozenset[Shadow]:
@@ -350,6 +352,7 @@ class ShadowMilter:
                 return await self._adopted(foreign)
 
         waiting = [foreign for foreign in shadows if self._tries_left(foreign.shadow)]
+        self._expect(waiting)
         while waiting:
             # Of two with one id, one after the other: by its id alone the milter knows what it adopts.
             first = {foreign.shadow.delivery: foreign for foreign in reversed(waiting)}
@@ -358,6 +361,14 @@ class ShadowMilter:
             waiting = [foreign for foreign in waiting if foreign not in finished]
             if waiting:
                 await asyncio.sleep(0 if finished else SETTLE_SECONDS)
+
+    def _expect(self, others: Iterable[Foreign]) -> None:
+        """They may come by at any time from now on, however their adoption ends: an earlier one may have put them into
+        Postfix's maildrop before the power was cut."""
+        for foreign in others:
+            self._adopted_ids[foreign.shadow.delivery] = None
+            if len(self._adopted_ids) > ADOPTED_IDS_MAX:
+                del self._adopted_ids[next(iter(self._adopted_ids))]
 
     def _tries_left(self, shadow: Shadow) -> bool:
         return self._never_came.get(shadow.name, 0) < ADOPTION_TRIES_MAX
@@ -388,9 +399,6 @@ class ShadowMilter:
             return not error.retry
         finally:
             self._adopting.pop(shadow.delivery, None)
-            self._adopted_ids[shadow.delivery] = None  # however it ended: it may still come by
-            if len(self._adopted_ids) > ADOPTED_IDS_MAX:
-                del self._adopted_ids[next(iter(self._adopted_ids))]
         _log.info("%s, accepted by %s, is in the queue here", shadow.delivery, shadow.machine)
         return True
 
