@@ -28,6 +28,8 @@ def stood_still(until: float, seconds: float) -> Line:
     [
         ([started(10.0, 5.0)], "has not said anything since"),
         ([started(10.0, 5.0), started(130.0, 3.0)], "The machine main died"),
+        ([started(95.0, 9.0), started(130.0, 3.0)], "The machine main died"),  # young, when its power was cut
+        ([started(95.0, 9.0)], "has not said anything since"),
         ([started(10.0, 5.0), started(103.0, 98.0)], "The agent on main died alone"),
         ([Line(97.0, "main", "agent stopped", "asked to"), started(160.0, 9e9)], "stopped in order"),
         ([stood_still(107.0, 9.0)], "frozen, suspended or starved"),

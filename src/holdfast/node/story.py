@@ -146,7 +146,8 @@ def _what_became_of(primary: str, at: float, own: Sequence[Line]) -> str:
         return f"The agent on {primary} was stopped in order, by a person or a shutdown."
     if any(_stood_still_at(line, at) for line in after):
         return f"{primary} was frozen, suspended or starved: it did not run, and went on later."
-    started = next((line for line in after if line.what == "agent started"), None)
+    # One that began before it was missed was heard after that: its beginning tells nothing of its end.
+    started = next((line for line in after if line.what == "agent started" and line.at > at - MISSING_SECONDS), None)
     stopped = next((line for line in after if line.what == "stops serving"), None)
     # A stop before the takeover was the agent's own deed: it was alive then, whatever had ended and begun before.
     if stopped is not None and (started is None or stopped.at < started.at or started.at < stopped.at <= at):
