@@ -77,7 +77,8 @@ class Link(asyncio.Protocol):
             raise NotTrusted(f"{host}:{port}: {error.reason or error}", hint=_TRUST_HINT) from error
         except OSError as error:
             raise LogUnavailable(f"{host}:{port}: {error.strerror or error}") from error
-        assert secured is not None
+        if secured is None:  # an end of file during the handshake: asyncio.sslproto calls that done
+            raise LogUnavailable(f"{host}:{port} hung up")
         self._transport = secured
 
     async def greet(self, name: str, subscriptions: list[bytes]) -> bool:
