@@ -18,7 +18,7 @@ import contextlib
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -45,7 +45,7 @@ from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.read_only import WORDS, Refuses, never
 from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing
 from holdfast.gate.stream import ProtocolBroken
-from holdfast.gate.tasks import watched
+from holdfast.gate.tasks import hang_up, watched
 from holdfast.ledger.events import Refused, Settled
 from holdfast.ledger.port import Notes
 
@@ -177,7 +177,6 @@ class ShadowMilter:
             or (self.adopts_at_start and shadow.machine != self.store.machine)
         ]
         if others:
-            self._expect(others)
             self._tasks.append(watched(self.adopt(others)))
 
     async def _of_a_lost_queue(self, standing: list[Shadow]) -> frozenset[Shadow]:
@@ -195,13 +194,7 @@ class ShadowMilter:
 
     async def stop(self) -> None:
         """Clients without an answer hear 451 from Postfix, and come again."""
-        if self._server is not None:
-            self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for session in list(self._sessions):
-            session.abort()
+        await hang_up(self._server, self._tasks, self._sessions)
 
     @property
     def standing(self) -> list[Shadow]:
@@ -342,17 +335,27 @@ class ShadowMilter:
             return False
         return True
 
-    async def adopt(self, shadows: Iterable[Foreign]) -> None:
-        """Put what other machines had accepted and not delivered into this queue; returns when all are there, with
-        shadows of this machine's own, or given up."""
+    def adopt(self, shadows: Iterable[Foreign]) -> Coroutine[object, object, None]:
+        """Put what other machines had accepted and not delivered into this queue; to be awaited: returns when all are
+        there, with shadows of this machine's own, or given up.
+
+        From this call on they may come by at any time, however their adoption ends: an earlier one may have put them
+        into Postfix's maildrop before the power was cut.
+        """
+        waiting = [foreign for foreign in shadows if self._tries_left(foreign.shadow)]
+        for foreign in waiting:
+            self._adopted_ids[foreign.shadow.delivery] = None
+            if len(self._adopted_ids) > ADOPTED_IDS_MAX:
+                del self._adopted_ids[next(iter(self._adopted_ids))]
+        return self._adopt_all(waiting)
+
+    async def _adopt_all(self, waiting: list[Foreign]) -> None:
         places = asyncio.Semaphore(ADOPTED_AT_ONCE)
 
         async def adopt(foreign: Foreign) -> bool:
             async with places:
                 return await self._adopted(foreign)
 
-        waiting = [foreign for foreign in shadows if self._tries_left(foreign.shadow)]
-        self._expect(waiting)
         while waiting:
             # Of two with one id, one after the other: by its id alone the milter knows what it adopts.
             first = {foreign.shadow.delivery: foreign for foreign in reversed(waiting)}
@@ -361,14 +364,6 @@ class ShadowMilter:
             waiting = [foreign for foreign in waiting if foreign not in finished]
             if waiting:
                 await asyncio.sleep(0 if finished else SETTLE_SECONDS)
-
-    def _expect(self, others: Iterable[Foreign]) -> None:
-        """They may come by at any time from now on, however their adoption ends: an earlier one may have put them into
-        Postfix's maildrop before the power was cut."""
-        for foreign in others:
-            self._adopted_ids[foreign.shadow.delivery] = None
-            if len(self._adopted_ids) > ADOPTED_IDS_MAX:
-                del self._adopted_ids[next(iter(self._adopted_ids))]
 
     def _tries_left(self, shadow: Shadow) -> bool:
         return self._never_came.get(shadow.name, 0) < ADOPTION_TRIES_MAX

@@ -47,8 +47,9 @@ RECIPIENTS_MAX: Final = 2000
 """Of one transaction. Postfix sends 50 (default_destination_recipient_limit); RFC 5321 asks for 100."""
 PIPELINED_MAX: Final = RECIPIENTS_MAX + 100
 _PASSED_COMMANDS: Final = frozenset({b"MAIL", b"RCPT", b"RSET", b"NOOP", b"VRFY"})
-_CARRIED: Final = frozenset({b"PIPELINING", b"8BITMIME", b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"SIZE", b"DSN"})
-_UTF8_ASKED: Final = re.compile(rb"(?i) +SMTPUTF8(?= |$)")
+_UTF8: Final = b"SMTPUTF8"
+_CARRIED: Final = frozenset({b"PIPELINING", b"8BITMIME", _UTF8, b"ENHANCEDSTATUSCODES", b"SIZE", b"DSN"})
+_UTF8_ASKED: Final = re.compile(rb"(?i) +%s(?= |$)" % _UTF8)
 """Among the parameters: behind the address."""
 _NO_UTF8_ADDRESSES: Final = b"550 5.6.7 the mail store takes no address that is not ASCII"
 _UNKNOWN_COMMAND: Final = b"500 5.5.1 not known here"
@@ -290,17 +291,18 @@ class LmtpSession:
         elif verb == b"RCPT" and len(self._recipients) >= RECIPIENTS_MAX:
             self._say_in_turn(b"452 4.5.3 too many recipients")
         elif verb == b"MAIL" and self._offers_utf8 and (asked := _UTF8_ASKED.search(line, line.rfind(b">") + 1)):
-            if not line.isascii():
-                self._say_in_turn(_NO_UTF8_ADDRESSES)
+            if line.isascii():
+                self._pass_on(verb, line[: asked.start()] + line[asked.end() :])
             else:
-                line = line[: asked.start()] + line[asked.end() :]
-                self._expected.append(_Expected(verb, line))
-                self._steps.append(ToServer(line + b"\r\n"))
+                self._say_in_turn(_NO_UTF8_ADDRESSES)
         elif verb in _PASSED_COMMANDS:
-            self._expected.append(_Expected(verb, line))
-            self._steps.append(ToServer(line + b"\r\n"))
+            self._pass_on(verb, line)
         else:
             self._say_in_turn(_UNKNOWN_COMMAND)
+
+    def _pass_on(self, verb: bytes, line: bytes) -> None:
+        self._expected.append(_Expected(verb, line))
+        self._steps.append(ToServer(line + b"\r\n"))
 
     def _say_in_turn(self, line: bytes) -> None:
         """Our own answer, behind those that are still to come."""
@@ -423,10 +425,8 @@ class LmtpSession:
         expected = self._expected.popleft()
         code = reply[-1][:1]
         if expected.verb == b"LHLO" and code == b"2":
-            reply = _carried(reply)
-            self._offers_utf8 = not any(line[4:].upper() == b"SMTPUTF8" for line in reply[1:])
-            if self._offers_utf8:
-                reply = [*reply[:-1], b"250-" + reply[-1][4:], b"250 SMTPUTF8"]
+            self._offers_utf8 = not any(line[4:].upper() == _UTF8 for line in reply[1:])
+            reply = _carried(reply if not self._offers_utf8 else [*reply, b"250 " + _UTF8])
         if not expected.silent:
             self._to_client(b"\r\n".join(reply))
         match expected.verb:

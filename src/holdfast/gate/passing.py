@@ -29,6 +29,7 @@ from holdfast.gate.barrier import AGAIN_SECONDS, PatientBarrier
 from holdfast.gate.imap import Moved
 from holdfast.gate.serve import WATCH_SECONDS
 from holdfast.gate.stream import ProtocolBroken
+from holdfast.gate.tasks import hang_up
 
 WAITING_BYTES_MAX: Final = 256 * 1024
 """A read brings as much: with less, each read of a large message would wait for the other side."""
@@ -98,11 +99,7 @@ class PassingGate:
 
     async def stop(self) -> None:
         """Close everything. What was held has no answer."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in list(self._connections):
-            connection.abort()
+        await hang_up(None, self._tasks, self._connections)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()

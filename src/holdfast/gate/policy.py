@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from holdfast.gate.tasks import hang_up
+
 REQUEST_BYTES_MAX: Final = 64 * 1024
 """Postfix's are some hundred bytes; the longest attribute is a header-like certificate name."""
 SESSIONS_MAX: Final = 500
@@ -40,10 +42,7 @@ class PolicyServer:
         )
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for session in list(self._sessions):
-            session.abort()
+        await hang_up(self._server, (), self._sessions)
 
 
 class _Session(asyncio.Protocol):

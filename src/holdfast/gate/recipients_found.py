@@ -51,10 +51,13 @@ class RecipientsFound:
         self._commands, self._machine = commands, machine
         self._gate, self._milter = gate, milter
         self._said = ""
+        self._listed: dict[tuple[str, str], set[str]] = {}
+        """Program and table to the table's keys, while a list is made: several parameters name the same tables."""
         self._options = ["-c", configuration] if configuration else []
 
     async def __call__(self, now: float) -> Recipients:
         """Raises HoldfastError: then the list that there is stays."""
+        self._listed.clear()
         values = _values(await self._run(["postconf", *self._options, "-x", *PARAMETERS]))
         domains, recipients, unlisted = set[str](), set[str](), set[str]()
         for names, maps in (
@@ -156,10 +159,13 @@ class RecipientsFound:
             if match is None or match[1] not in LISTED_KINDS:
                 return None
             program = "postalias" if aliases else "postmap"
-            output = await self._run([program, *self._options, "-s", f"{match[1]}:{match[2]}"])
-            found |= {
-                line.partition("\t")[0].strip().rstrip(":").lower() for line in output.splitlines() if line.strip()
-            }
+            table = f"{match[1]}:{match[2]}"
+            if (program, table) not in self._listed:
+                output = await self._run([program, *self._options, "-s", table])
+                self._listed[program, table] = {
+                    line.partition("\t")[0].strip().rstrip(":").lower() for line in output.splitlines() if line.strip()
+                }
+            found |= self._listed[program, table]
         return found
 
     async def _run(self, argv: list[str]) -> str:

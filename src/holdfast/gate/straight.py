@@ -59,6 +59,7 @@ from pathlib import Path
 from holdfast.errors import HoldfastError
 from holdfast.gate.serve import CONNECT_SECONDS, SESSIONS_MAX, WAITING_BYTES_MAX, Place
 from holdfast.gate.stream import printable
+from holdfast.gate.tasks import hang_up
 from holdfast.log.link import links_of, tls_context
 from holdfast.log.trust import Role, TlsFiles
 
@@ -81,13 +82,7 @@ class StraightDoor:
 
     async def stop(self) -> None:
         """Postfix keeps what has no answer."""
-        if self._server is not None:
-            self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for half in list(self._halves):
-            half.abort()
+        await hang_up(self._server, self._tasks, self._halves)
 
     def _half(self) -> _Half:
         return _Half(self._halves, self._join)

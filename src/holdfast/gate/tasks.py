@@ -1,4 +1,7 @@
-"""Work in the background that must not end unseen: with a fault of ours the process ends, and is started again."""
+"""Work in the background that must not end unseen: with a fault of ours the process ends, and is started again.
+
+And the end of what a gate has open.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 _log = logging.getLogger("holdfast.gate")
 
@@ -22,6 +26,24 @@ def watched(work: Coroutine[object, object, None]) -> asyncio.Task[None]:
     task = asyncio.create_task(work)
     task.add_done_callback(_ended)
     return task
+
+
+class _Connection(Protocol):
+    def abort(self) -> None: ...
+
+
+async def hang_up(
+    server: asyncio.Server | None, tasks: Iterable[asyncio.Task[None]], connections: Iterable[_Connection]
+) -> None:
+    """Take nobody any more, then end *tasks*, then all *connections*, which leave their collection by that."""
+    if server is not None:
+        server.close()
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
+    for connection in list(connections):
+        connection.abort()
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -159,10 +159,10 @@ class Primary:
             await asyncio.to_thread(self.watcher.stop)
             raise
         doubt_since_ns = world.local.state.doubt_since_ns or None
-        if not settings.at_intervals:  # asked for before anything is captured: a barrier passes after it
-            scanned = self.capture.scan(self._seen, doubt_since_ns)
+        # Asked for before anything is captured: a barrier passes after it.
+        scanned = None if settings.at_intervals else self.capture.scan(self._seen, doubt_since_ns)
         self.capture.start()
-        if settings.at_intervals:  # the scrub compares with what is watched all the time
+        if scanned is None:  # the scrub compares with what is watched all the time
             schedule = Schedule(settings.copy.at, settings.copy.every_hours)
             self.copies = Copies(self.capture, schedule, world.clocks.wall_seconds, self._seen)
             works = [self.copies.run(doubt_since_ns, self._scanned)]

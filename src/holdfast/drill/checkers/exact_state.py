@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from holdfast.drill.checkers.facts import Account, Folder, Mailboxes, Message, Resynced
+from holdfast.drill.checkers.facts import Account, Folder, Mailboxes, Message, Resynced, is_keyword
 from holdfast.drill.checkers.findings import Difference, What
 
 HARMLESS: Final = frozenset({What.MODSEQ_HIGHER, What.UID_NEXT_HIGHER})
@@ -179,11 +179,11 @@ def _message(before: Message, after: Message) -> Iterator[tuple[What, object, ob
 
 
 def _system(flags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(flag for flag in flags if flag.startswith("\\"))
+    return tuple(flag for flag in flags if not is_keyword(flag))
 
 
 def _keywords(flags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(flag for flag in flags if not flag.startswith("\\"))
+    return tuple(flag for flag in flags if is_keyword(flag))
 
 
 def _flags(flags: tuple[str, ...]) -> str:

@@ -61,6 +61,11 @@ class Copy:
     def __post_init__(self) -> None:
         self.rests_on = self.rests_on or (self.by.mono_ns, self.last.mono_ns)
 
+    def unanswered(self) -> None:
+        """It came (if it did) by an operation without an answer: its keywords' letters may lack their names."""
+        self.unsure |= keywords(self.wants)
+        self.unnamed = True
+
     def touched(self, by: Acknowledged) -> None:
         self.last = by
         self.rests_on += (by.mono_ns,)
@@ -154,8 +159,8 @@ def _account(made: Expected, name: str) -> ExpectedAccount:
 
 
 def keywords(flags: Iterable[str]) -> set[str]:
-    """Those of *flags* that are no system flags (RFC 9051, 2.3.2)."""
-    return {flag for flag in flags if not flag.startswith("\\")}
+    """Those of *flags*."""
+    return {flag for flag in flags if facts.is_keyword(flag)}
 
 
 class Owner:
@@ -201,22 +206,21 @@ class Owner:
                 raise AssertionError("deliveries have no owner")
 
     def _append(self, doing: facts.Append) -> None:
-        self._account.copies.append(
-            Copy(
-                doing.message_id,
-                {doing.folder},
-                self._certain,
-                self._by,
-                self._by,
-                doing.body_digest,
-                uid=self._outcome.uids[0] if self._outcome.uids else 0,
-                uid_validity=self._outcome.uid_validity,
-                internal_date_s=doing.internal_date_s,
-                wants=set(doing.flags),
-                unsure=set() if self._certain else keywords(doing.flags),
-                unnamed=not self._certain,
-            )
+        copy = Copy(
+            doing.message_id,
+            {doing.folder},
+            self._certain,
+            self._by,
+            self._by,
+            doing.body_digest,
+            uid=self._outcome.uids[0] if self._outcome.uids else 0,
+            uid_validity=self._outcome.uid_validity,
+            internal_date_s=doing.internal_date_s,
+            wants=set(doing.flags),
         )
+        if not self._certain:
+            copy.unanswered()
+        self._account.copies.append(copy)
 
     def _store(self, doing: facts.Store) -> None:
         for copy in self._copies(doing.folder, doing.messages):
@@ -241,8 +245,7 @@ class Owner:
                 # A move cut in the middle may leave the message here, there, or in both places: never in none.
                 copy.places |= {doing.target}
                 copy.uid = 0
-                copy.unsure |= keywords(copy.wants)
-                copy.unnamed = True
+                copy.unanswered()
                 self._account.copies.append(replace(copy, places=set(copy.places), required=False))
 
     def _expunge(self, doing: facts.Expunge) -> None:
@@ -301,7 +304,7 @@ class Owner:
     def _arrived(self, copy: Copy, messages: tuple[Ref, ...], target: str, *, by: Acknowledged) -> Copy:
         """*copy* as it stands in *target* afterwards: same flags and INTERNALDATE, another UID."""
         there = {ref.uid: uid for ref, uid in zip(messages, self._outcome.uids, strict=False)}
-        return replace(
+        arrived = replace(
             copy,
             places={target},
             required=self._certain,
@@ -312,9 +315,11 @@ class Owner:
             uid_validity=self._outcome.uid_validity,
             wants=set(copy.wants),
             refuses=set(copy.refuses),
-            unsure=copy.unsure | (set() if self._certain else keywords(copy.wants)),
-            unnamed=copy.unnamed or not self._certain,
+            unsure=set(copy.unsure),
         )
+        if not self._certain:
+            arrived.unanswered()
+        return arrived
 
     def _copies(self, folder: str, messages: tuple[Ref, ...]) -> list[Copy]:
         """The expected copies that the server said it touched (all, when nobody knows).

@@ -253,6 +253,11 @@ Record = Begin | Attempt | Outcome | Probe | Trouble | Mark | End
 # --- mailboxes: what is there ----------------------------------------------------------------------------------------
 
 
+def is_keyword(flag: str) -> bool:
+    """Whether it is no system flag (RFC 9051, 2.3.2)."""
+    return not flag.startswith("\\")
+
+
 class Message(Struct, frozen=True):
     """One message of a folder. *flags* hold flags and keywords, sorted, without ``\\Recent`` (it belongs to a session).
 
