@@ -34,7 +34,7 @@ from holdfast.log.bus import NatsBus
 from holdfast.log.connection import Connection, LogConnection
 from holdfast.log.jetstream import JetStreamLog, open_again, open_log, replace
 from holdfast.log.leader import LeaderPin
-from holdfast.log.port import Log, LogUnavailable, Missing
+from holdfast.log.port import NOBODY_KNOWN, Leaders, Log, LogUnavailable, Missing
 from holdfast.log.server import LogServer
 from holdfast.log.server_config import Peer, ServerSettings
 from holdfast.log.side import SIDE_STREAMS
@@ -122,17 +122,14 @@ class JetStreamDoor:
         self._pin = None
         return self._log
 
-    async def pin_leader(self) -> str:
+    async def pin_leader(self) -> Leaders:
         if self._log is None:
-            return ""
+            return NOBODY_KNOWN
         if self._pin is None:
-            relays = self._settings.relays
-            server = relays[0].name if relays else self._settings.machine
-            sides = SIDE_STREAMS if self._settings.relay.takes_mail else ()
-            self._pin = LeaderPin(self._log, server, self._steward, sides=sides)
-        if self._settings.me.role == "mail" and self._settings.relays:
-            return (await self._pin.tick()).stream or ""
-        return (await self._log.info_within(2.0)).leader or ""
+            relays = self._settings.relays if self._settings.me.role == "mail" else ()
+            sides = SIDE_STREAMS if relays and self._settings.relay.takes_mail else ()
+            self._pin = LeaderPin(self._log, relays[0].name if relays else None, self._steward, sides=sides)
+        return await self._pin.tick()
 
 
 def _server_settings(settings: Settings, folder: Folder) -> ServerSettings:

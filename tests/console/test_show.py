@@ -59,7 +59,7 @@ def status(machines: tuple[MachineView, ...], *warnings: Warned, **more: Any) ->
         service_addresses=("192.0.2.10/24", "2001:db8:12:34::10/64"),
         serving=False,
         machines=machines,
-        log=LogView(True, "", "c0358279ab", 1_000_000, 1_234_567, 19_876_543_210, "relay"),
+        log=LogView(True, "", "c0358279ab", 1_000_000, 1_234_567, 19_876_543_210, "relay", ()),
         lost_if_primary_died_bytes=0,
         lost_if_primary_died="nothing that is captured; what happens within a batch (some milliseconds)",
         copied_at=0.0,

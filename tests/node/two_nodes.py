@@ -19,7 +19,7 @@ from holdfast.changes.frame import SegmentKey
 from holdfast.changes.names import Incarnation
 from holdfast.gate.read_only import ReadOnlyMark
 from holdfast.log.memory import MemoryBusNetwork, MemoryLogStore
-from holdfast.log.port import Log
+from holdfast.log.port import NOBODY_KNOWN, Leaders, Log
 from holdfast.mail.commands import SystemCommands
 from holdfast.mail.settings import MailSettings
 from holdfast.mail.site import MailSite
@@ -71,8 +71,8 @@ class Door:
     async def found(self, expected: Incarnation | None, *, ordered: bool) -> Log:
         return self._store.open() if expected is None else self._store.replace(expected)
 
-    async def pin_leader(self) -> str:
-        return ""
+    async def pin_leader(self) -> Leaders:
+        return NOBODY_KNOWN
 
 
 class ElsewherePeer(Peer):

@@ -101,9 +101,11 @@ def test_a_log_lost_on_one_machine_is_filled_again_by_the_others(site: Site, mac
     lose_log(site.machine(machine))
     name = put(site, "main", f"without-{machine}")
     site.protected.barrier("main")
+    site.protected.wait_for("main", lambda facts: facts["log"]["lacking"] == [machine], "a copy less", SECONDS_MAX)
     site.machine(machine).start_unit("holdfast")
     site.protected.wait_role(machine, "relay" if machine == "relay" else "standby")
     site.verify_clean()
+    site.protected.wait_for("main", lambda facts: facts["log"]["lacking"] == [], "the log filled again", SECONDS_MAX)
     other = "backup" if machine == "relay" else "relay"
     site.machine(other).kill()  # now the one that was filled is needed
     put(site, "main", f"with-{machine}-again")

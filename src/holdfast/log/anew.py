@@ -25,17 +25,15 @@ with it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from holdfast.changes.names import MachineName, SegmentName
 from holdfast.errors import Refused, Unreachable
 from holdfast.log.connection import Connection
-from holdfast.log.port import Bus, LogUnavailable
+from holdfast.log.port import Bus
 from holdfast.log.server import LogServer
-from holdfast.log.wire import Message
+from holdfast.log.servers import server_views
 
 WHOLE_SECONDS_MAX: Final = 10.0
 """A group that only has to elect a leader is whole within this (elections take 4 to 9 s)."""
@@ -47,7 +45,6 @@ LEAVE_SECONDS: Final = 0.2
 """Between the answer and the stop: the answer travels through the server that is stopped."""
 EMPTY: Final = b"empty"
 """Asked instead of ``able`` where no person has given the order."""
-PING: Final = "$SYS.REQ.SERVER.PING.JSZ"
 
 Views = Mapping[str, Mapping[str, Any]]
 """By server: its account of the meta group, as ``/jsz`` gives it (``meta_cluster``)."""
@@ -67,19 +64,10 @@ def is_whole(views: Views, names: frozenset[str]) -> bool:
     )
 
 
-async def meta_views(connection: Connection, names: frozenset[str]) -> dict[str, dict[str, Any]]:
+async def meta_views(connection: Connection, names: frozenset[str]) -> Views:
     """What each server says of the meta group; those that do not answer are left out."""
-    views: dict[str, dict[str, Any]] = {}
-
-    def is_last(message: Message) -> bool:
-        if not message.status:
-            answer = json.loads(message.payload)
-            views[answer["server"]["name"]] = (answer.get("data") or {}).get("meta_cluster") or {}
-        return bool(message.status) or views.keys() >= names
-
-    with contextlib.suppress(LogUnavailable):  # fewer than all answered: that is what the caller is told
-        await connection.request_many(PING, b"{}", ANSWER_SECONDS, is_last)
-    return views
+    views = await server_views(connection, len(names), ANSWER_SECONDS)
+    return {name: view.meta for name, view in views.items()}
 
 
 async def whole(connection: Connection, names: frozenset[str], seconds: float = WHOLE_SECONDS_MAX) -> bool:

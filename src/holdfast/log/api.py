@@ -76,8 +76,12 @@ class StreamApi:
         self.connection = connection
         self.name = name
 
-    async def call(self, verb: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """One API request, repeated while the servers start or elect. Raises LogUnavailable, LogFull, ApiError."""
+    async def call(self, verb: str, body: dict[str, Any], seconds: float, *, of_anyone: bool = False) -> dict[str, Any]:
+        """One API request, repeated while the servers start or elect. Raises LogUnavailable, LogFull, ApiError.
+
+        While nobody leads a stream, any replica describes it, also one that is empty because its disk is new: such an
+        answer counts only *of_anyone*.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause = RETRY_SECONDS[0]
@@ -91,7 +95,7 @@ class StreamApi:
                 problem = f"no log server answers {verb}" if message.status == NOBODY else None
                 if problem is None:
                     answer = json.loads(message.payload)
-                    problem = _passing_problem(verb, answer)
+                    problem = _passing_problem(verb, answer) or (None if of_anyone else leaderless(answer))
                     if problem is None:
                         return dict(answer)
             except NotSent:
@@ -119,6 +123,12 @@ class StreamApi:
         if end.status == NOBODY:
             raise LogUnavailable(f"no replica of {self.name} answers")
         return messages, int(end.header(b"Nats-Num-Pending") or 0) > 0
+
+
+def leaderless(answer: dict[str, Any]) -> str | None:
+    """Why a stream's description (STREAM.INFO) is not its leader's; None: it is, or is of something else."""
+    cluster = answer.get("cluster") or {}
+    return "nobody leads it" if cluster.get("replicas") and not cluster.get("leader") else None
 
 
 def _passing_problem(verb: str, answer: dict[str, Any]) -> str | None:

@@ -168,10 +168,13 @@ class JetStreamLog:
     def _answered(self, message: wire.Message) -> None:
         self._connection.deliver(message)
 
-    async def info_within(self, seconds: float) -> StreamInfo:
-        """The stream's description. Raises LogReplaced, LogUnavailable."""
+    async def info_within(self, seconds: float, *, of_anyone: bool = False) -> StreamInfo:
+        """The stream as its leader describes it, or *of_anyone* any replica while nobody leads.
+
+        Raises LogReplaced, LogUnavailable.
+        """
         try:
-            info = await _info_twice(self.stream, seconds)
+            info = await _info_twice(self.stream, seconds, of_anyone=of_anyone)
         except ApiError as error:
             if error.code != Code.NO_STREAM:
                 raise
@@ -259,7 +262,7 @@ async def open_log(
     patience = patience or Patience()
     stream = Stream(connection, segment)
     try:
-        info = await _info_twice(stream, patience.request_seconds_max)
+        info = await _info_twice(stream, patience.request_seconds_max, of_anyone=True)
     except ApiError as error:
         if error.code != Code.NO_STREAM:
             raise
@@ -274,7 +277,7 @@ async def open_again(log: JetStreamLog) -> JetStreamLog:
     Raises as :func:`open_log`.
     """
     try:
-        await log.state()
+        await log.info_within(log.patience.request_seconds_max, of_anyone=True)
     except LogReplaced:
         await log.close()
         return await open_log(log.stream.connection, log.stream.segment, patience=log.patience)
@@ -298,7 +301,8 @@ async def replace(
     patience = patience or Patience()
     stream = Stream(connection, segment)
     try:
-        standing: Incarnation | None = (await _info_twice(stream, patience.request_seconds_max)).state.incarnation
+        info = await _info_twice(stream, patience.request_seconds_max, of_anyone=True)
+        standing: Incarnation | None = info.state.incarnation
     except ApiError as error:
         if error.code != Code.NO_STREAM:
             raise
@@ -323,14 +327,14 @@ async def connect(settings: LogConnection, segment: SegmentName, *, patience: Pa
         raise
 
 
-async def _info_twice(stream: Stream, seconds: float) -> StreamInfo:
+async def _info_twice(stream: Stream, seconds: float, *, of_anyone: bool = False) -> StreamInfo:
     try:
-        return await stream.info(seconds)
+        return await stream.info(seconds, of_anyone=of_anyone)
     except ApiError as error:
         if error.code != Code.NO_STREAM:
             raise
     await asyncio.sleep(GONE_SECONDS)
-    return await stream.info(seconds)
+    return await stream.info(seconds, of_anyone=of_anyone)
 
 
 def _heard(payload: bytes, after: Sequence) -> _Heard:

@@ -4,7 +4,8 @@ Killing the machine that leads stalls appends for a Raft election (4 to 9 s by n
 killing any other is hardly noticed. So the stream's leader, and the leader of JetStream's own metadata ("meta", needed
 for state, trim and creation), are asked to step down in favour of one named server whenever it is up and current and is
 not the leader already (``placement.preferred`` of the stepdown requests, nats-server 2.11 and newer). The same for the
-side streams: a relay answers its senders when its shadows' stream has taken a message.
+side streams: a relay answers its senders when its shadows' stream has taken a message. A server that does not hold all
+of a stream yet is not asked to lead it.
 
 Appends during a step down are answered late, or refused and sent again by :mod:`holdfast.log.jetstream`.
 """
@@ -16,13 +17,13 @@ import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from holdfast.errors import HoldfastError
 from holdfast.log.api import ApiError, Code, StreamApi
 from holdfast.log.connection import NOBODY, Connection, LogConnection
 from holdfast.log.jetstream import JetStreamLog
-from holdfast.log.port import LogUnavailable
+from holdfast.log.port import NOBODY_KNOWN, Leaders, LogUnavailable
+from holdfast.log.servers import ServerViews, lacking, server_views
 from holdfast.log.side import stream_name
 from holdfast.log.stream import StreamInfo, info_of
 
@@ -31,23 +32,15 @@ REST_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 2.0
 
 
-class Leaders(NamedTuple):
-    """Who leads now (server names; None: nobody, or unknown), and what was done about it."""
-
-    stream: str | None
-    meta: str | None
-    asked: tuple[str, ...]
-
-
 class LeaderPin:
-    """Call :meth:`tick` on a timer (every few seconds); it costs a small request a stream when all is well."""
+    """Call :meth:`tick` on a timer (every few seconds); it costs a small request a stream, and one more."""
 
     def __init__(
-        self, log: JetStreamLog, server: str, steward: LogConnection | None = None, *, sides: Sequence[str] = ()
+        self, log: JetStreamLog, server: str | None, steward: LogConnection | None = None, *, sides: Sequence[str] = ()
     ) -> None:
-        """*server* is the ``server_name`` to lead; *steward* a connection whose certificate may move the meta leader
-        (:attr:`holdfast.log.trust.TlsFiles.steward`); without it only the streams' leaders are pinned. *sides*: names
-        of side streams; one that does not exist (yet) is passed over.
+        """*server* is the ``server_name`` to lead; None: this only looks. *steward* is a connection whose certificate
+        may move the meta leader (:attr:`holdfast.log.trust.TlsFiles.steward`); without it only the streams' leaders are
+        pinned. *sides*: names of side streams; one that does not exist (yet) is passed over.
         """
         self._log = log
         self._server = server
@@ -57,33 +50,34 @@ class LeaderPin:
 
     async def tick(self) -> Leaders:
         """Look, and ask for a step down where one is due. Raises LogReplaced; anything else waits for the next call."""
-        asked = []
         try:
             info = await self._log.info_within(ANSWER_SECONDS)
         except LogUnavailable:
-            return Leaders(None, None, ())
-        if await self._lead("stream", self._log.stream, info):
-            asked.append("stream")
-        meta, meta_fit = await self._meta_leader()
-        if self._steward is not None and meta not in (None, self._server) and meta_fit and self._due("meta"):
-            await self._step_down_meta(self._steward)
-            asked.append("meta")
+            return NOBODY_KNOWN
+        streams: dict[str, tuple[StreamApi, StreamInfo]] = {"stream": (self._log.stream, info)}
         for side in self._sides:
             api = StreamApi(self._log.stream.connection, stream_name(self._log.stream.segment, side))
             with contextlib.suppress(LogUnavailable, ApiError):  # it is not there, or nobody leads it now
-                if await self._lead(side, api, await info_of(api, ANSWER_SECONDS)):
-                    asked.append(side)
-        return Leaders(info.leader, meta, tuple(asked))
+                streams[side] = (api, await info_of(api, ANSWER_SECONDS))
+        views = await server_views(self._log.stream.connection, len(info.replicas) + 1, ANSWER_SECONDS)
+        asked = []
+        for what, (api, about) in streams.items():
+            if self._fit(api.name, about, views) and self._due(what):
+                await self._step_down(api.connection, f"STREAM.LEADER.STEPDOWN.{api.name}")
+                asked.append(what)
+        meta, fit = self._meta_leader(views)
+        if self._steward is not None and fit and meta != self._server and self._due("meta"):
+            await self._step_down_meta(self._steward)
+            asked.append("meta")
+        return Leaders(info.leader, meta, tuple(asked), lacking(self._log.stream.name, info, views))
 
-    async def _lead(self, what: str, stream: StreamApi, info: StreamInfo) -> bool:
-        """Whether the leader of *stream* was asked to step down for our server."""
-        fit = any(
-            replica.server == self._server and replica.current and not replica.offline for replica in info.replicas
+    def _fit(self, stream: str, info: StreamInfo, views: ServerViews) -> bool:
+        """Whether our server could lead *stream*, and another one does."""
+        return (
+            info.leader not in (None, self._server)
+            and self._server not in (lacking(stream, info, views) or ())
+            and any(each.server == self._server and each.current and not each.offline for each in info.replicas)
         )
-        if info.leader in (None, self._server) or not fit or not self._due(what):
-            return False
-        await self._step_down(stream.connection, f"STREAM.LEADER.STEPDOWN.{stream.name}")
-        return True
 
     def _due(self, what: str) -> bool:
         now = asyncio.get_running_loop().time()
@@ -113,16 +107,10 @@ class LeaderPin:
         if error and error.get("err_code") not in (Code.NO_PEERS, Code.NO_META_LEADER, Code.NOT_LEADER):
             raise ApiError(verb, int(error.get("err_code", 0)), str(error.get("description", "")))
 
-    async def _meta_leader(self) -> tuple[str | None, bool]:
-        """The meta leader, and whether our server is fit to become it."""
-        try:
-            message = await self._log.stream.connection.request("$SYS.REQ.SERVER.PING.JSZ", b"{}", ANSWER_SECONDS)
-        except HoldfastError:  # an external server may not export this to us: then the meta leader stays where it is
-            return None, False
-        if message.status == NOBODY:
-            return None, False
-        meta = (json.loads(message.payload).get("data") or {}).get("meta_cluster") or {}
-        replicas = meta.get("replicas") or []
-        return meta.get("leader") or None, any(
-            replica.get("name") == self._server and not replica.get("offline") for replica in replicas
-        )
+    def _meta_leader(self, views: ServerViews) -> tuple[str | None, bool]:
+        """The meta leader, and whether our server is fit to become it; external servers may not say."""
+        for name, view in views.items():
+            if view.meta.get("leader") == name:
+                replicas = view.meta.get("replicas") or ()
+                return name, any(each.get("name") == self._server and not each.get("offline") for each in replicas)
+        return None, False

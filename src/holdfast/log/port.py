@@ -36,6 +36,19 @@ class LogState(NamedTuple):
     stored_bytes: int
 
 
+class Leaders(NamedTuple):
+    """Who leads the log and the servers' metadata now (server names; None: nobody, or unknown), and what was done."""
+
+    stream: str | None
+    meta: str | None
+    asked: tuple[str, ...]
+    lacking: tuple[str, ...] | None = None
+    """Servers of the log that do not hold all its records: down, or being filled. None: not known, as nobody leads."""
+
+
+NOBODY_KNOWN: Final = Leaders(None, None, ())
+
+
 class Fenced(HoldfastError):
     """Another record stands where ours was to go: another machine writes this log. Never retried.
 

@@ -65,9 +65,12 @@ class Stream(StreamApi):
         """Where the stream's leader sends each record once a quorum has it: who is up to date need not ask."""
         return f"hf.{self.segment}.new.{incarnation}"
 
-    async def info(self, seconds: float) -> StreamInfo:
-        """Raises LogUnavailable, ApiError (NO_STREAM)."""
-        return await info_of(self, seconds)
+    async def info(self, seconds: float, *, of_anyone: bool = False) -> StreamInfo:
+        """Its leader's account; *of_anyone*: any replica's while nobody leads, good for which incarnation it is.
+
+        Raises LogUnavailable, ApiError (NO_STREAM).
+        """
+        return await info_of(self, seconds, of_anyone=of_anyone)
 
     async def create(self, incarnation: Incarnation, *, replicas: int, bytes_max: int, seconds: float) -> None:
         """Raises ApiError (EXISTS), LogFull, LogUnavailable. Repeating it with the same values is harmless."""
@@ -150,9 +153,9 @@ def standing_of(message: wire.Message) -> Standing:
     return Standing(Record(Sequence(sequence), message.payload), message.header(b"Nats-Subject") or "")
 
 
-async def info_of(stream: StreamApi, seconds: float) -> StreamInfo:
+async def info_of(stream: StreamApi, seconds: float, *, of_anyone: bool = False) -> StreamInfo:
     """Of any stream, a side stream too. Raises LogUnavailable, ApiError (NO_STREAM)."""
-    answer = await stream.call("STREAM.INFO", {}, seconds)
+    answer = await stream.call("STREAM.INFO", {}, seconds, of_anyone=of_anyone)
     config, state = answer["config"], answer["state"]
     cluster = answer.get("cluster") or {}
     last = Sequence(state["last_seq"])

@@ -25,7 +25,7 @@ from holdfast.changes.frame import Chain, Frame
 from holdfast.changes.names import Epoch, MachineName
 from holdfast.errors import HoldfastError, Refused, Unreachable
 from holdfast.gate.relay_view import RelayView
-from holdfast.log.port import Fenced, Log
+from holdfast.log.port import NOBODY_KNOWN, Fenced, Log
 from holdfast.node.archiver import Archiver
 from holdfast.node.asks import Asks
 from holdfast.node.beats import Beat, Beats
@@ -77,7 +77,9 @@ class Node:
         self.primary: Primary | None = None
         self.standby: Standby | None = None
         self.seeding: Seeding | None = None
-        self.leader = ""
+        self.log_servers = NOBODY_KNOWN
+        self.lacking_log: frozenset[str] = frozenset()
+        """Machines whose log server lacked records at the last two looks."""
         self.held = ""
         """Why this machine, although the primary, serves nobody for now; empty when it serves."""
         self.proved = False
@@ -196,8 +198,9 @@ class Node:
         await self._leave_role()
         if self._stopping:
             return True
+        log = None
         try:
-            self.log = await self.world.door.open()
+            self.log = log = await self.world.door.open()
             self.log_problem = ""
             state, facts = await self.role_facts.of_log()
         except HoldfastError as error:
@@ -205,8 +208,8 @@ class Node:
             if not self.orders.to_found:
                 self.become(Role.WAITING, f"the log cannot be reached: {error.message}", error.hint)
                 return False
-            # The order is for a log that cannot go on, and this one says nothing of itself any more.
-            self.log, state = None, None
+            # The order is for a log that cannot go on: this one says nothing of itself any more, or nobody leads it.
+            self.log, state = log, None
             facts = self.role_facts.of_machine(None, None, Epoch(max(self.epoch, self.world.local.served_epoch)))
         try:
             facts = facts if self.world.key is None else self.role_facts.with_index(facts, state)

@@ -42,7 +42,7 @@ class Promoting:
         world.local.change(trees=trees)
         again = node.orders.to_found or world.local.served_epoch > 0
         index = node.open_index()
-        state = None if node.log is None else await node.log.state()
+        state = None if node.log is None or node.orders.to_found else await node.log.state()
         # What was lost with the log had numbers there, and other machines know them: they are not given a second time.
         used = state is not None and (
             state.last > 0 or (index.position.sequence > 0 and index.position.incarnation == state.incarnation)

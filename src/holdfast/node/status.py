@@ -5,6 +5,7 @@ Every warning comes with what to do about it.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from datetime import datetime
 from typing import Final
@@ -32,6 +33,8 @@ VERIFY_AGE_SECONDS_MAX: Final = 7 * 86400.0
 """A copy not compared for a week is a copy believed in."""
 UNLOGGED_SECONDS_MAX: Final = 3.0
 """An append takes milliseconds, an election some seconds."""
+LOG_SECONDS_MAX: Final = 2.0
+"""Who asks for the status is not made to wait until a log without a leader has one."""
 COPY_LATE_SECONDS: Final = 120.0
 """A copy begins within a second of its time, when the one before is over."""
 READINESS_SHOWN_MAX: Final = 5
@@ -82,6 +85,8 @@ class LogView(Struct, frozen=True):
     last: int
     stored_bytes: int
     leader: str
+    lacking: tuple[str, ...] | None
+    """Machines whose log server did not hold all records some seconds ago: down, or being filled. None: not known."""
 
 
 class FailoverView(Struct, frozen=True):
@@ -182,7 +187,8 @@ async def site_status(node: Node) -> SiteStatus:
             0 if state is None else state.first,
             last,
             0 if state is None else state.stored_bytes,
-            node.leader,
+            node.log_servers.stream or "",
+            node.log_servers.lacking,
         ),
         lost_if_primary_died_bytes=lost_bytes,
         lost_if_primary_died=lost,
@@ -244,7 +250,10 @@ async def _log_state(node: Node) -> tuple[LogState | None, str]:
     if node.log is None:
         return None, node.log_problem or "there is no log yet"
     try:
-        return await node.log.state(), ""
+        async with asyncio.timeout(LOG_SECONDS_MAX):
+            return await node.log.state(), ""
+    except TimeoutError:
+        return None, "nobody leads it"
     except HoldfastError as error:
         return None, error.message
 
@@ -406,6 +415,11 @@ def _warnings(
         warned.append(
             Warned(what, "Start it, or another one; until then nothing may happen to the primary.", "one copy")
         )
+    for name in sorted(node.lacking_log):
+        if name == settings.machine or node.beats.alive(name):  # else that it is silent is the cause
+            what = f"the log server of {name} does not hold all records"
+            advice = "The others fill it by themselves. Until that is done, no other machine may die."
+            warned.append(Warned(what, advice, f"log copy {name}"))
     for name in sorted(node.world.owners.unknown):
         warned.append(
             Warned(

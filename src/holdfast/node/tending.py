@@ -8,6 +8,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import HoldfastError
+from holdfast.log.port import NOBODY_KNOWN
 from holdfast.node.local import trees_digest
 from holdfast.node.relaying import relay_view
 from holdfast.node.story import ENDED
@@ -28,9 +29,11 @@ class Tending:
         node = self._node
         while True:
             try:
-                node.leader = await node.world.door.pin_leader()
+                found = await node.world.door.pin_leader()
             except HoldfastError:
-                node.leader = ""
+                found = NOBODY_KNOWN
+            node.lacking_log = frozenset(node.log_servers.lacking or ()) & frozenset(found.lacking or ())
+            node.log_servers = found
             self.look_at_trees()
             self._look_at_certificate()
             node.relay_view = relay_view(node.world.settings, node.world.clocks.wall_seconds())

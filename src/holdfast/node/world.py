@@ -12,7 +12,7 @@ from typing import Protocol
 from holdfast.apply.aside import Aside
 from holdfast.changes.frame import SegmentKey
 from holdfast.changes.names import Incarnation
-from holdfast.log.port import Bus, Log
+from holdfast.log.port import Bus, Leaders, Log
 from holdfast.node.history import History
 from holdfast.node.local import LocalFile
 from holdfast.node.serving import Serving
@@ -35,8 +35,8 @@ class LogDoor(Protocol):
         """
         ...
 
-    async def pin_leader(self) -> str:
-        """Have the relay lead the log, when there is one and it is up; the present leader. Cheap when all is well."""
+    async def pin_leader(self) -> Leaders:
+        """Have the relay lead the log, when there is one and it is up; who leads and who lacks records. Cheap."""
         ...
 
 
