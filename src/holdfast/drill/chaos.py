@@ -382,6 +382,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=None, help="only this one")
+    parser.add_argument("--lab", default=NAME, help="the lab's name: two runs at once need two")
     parser.add_argument("--minutes", type=float, default=None, help="begin no seed later than so long after the start")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False, width=200)
@@ -389,7 +390,7 @@ def main(arguments: list[str]) -> int:
     until = float("inf") if chosen.minutes is None else time.monotonic() + chosen.minutes * 60
     passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(NAME, 7, Path(folder), 1 + ACCOUNTS_PER_SEED * count)
+        chaos = Chaos(chosen.lab, 7, Path(folder), 1 + ACCOUNTS_PER_SEED * count)
         try:
             for place, number in enumerate(range(first, first + count)):
                 if time.monotonic() > until:
