@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import smtplib
 import subprocess
 import tempfile
@@ -322,6 +323,33 @@ def test_what_stood_in_a_queue_that_is_lost_is_queued_again(box: Box, tmp_path: 
         async with milter(box, tmp_path, "main", Barrier()) as made:  # the same queue: it has gone from there
             await until(lambda: made.counts.settled == 1, "settling")
             assert made.counts.adopted == 0
+
+    played(play)
+
+
+def test_a_message_whose_postfix_was_killed_before_it_was_whole_leaves_no_shadow(box: Box, tmp_path: Path) -> None:
+    """Its client was told nothing and sends it again: adopted besides by the next primary it would come twice."""
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def barrier() -> None:
+        asked.set()
+        await may_answer.wait()
+
+    async def play() -> None:
+        async with milter(box, tmp_path / "shadows", "main", barrier) as made:
+            sending = asyncio.create_task(asyncio.to_thread(hand_in, box, "killed"))
+            await asked.wait()
+            (left,) = (box.queue.directory / "incoming").iterdir()
+            os.utime(left, (time.time() - 60,) * 2)
+            assert box.queue.ids() == {left.name}  # it is being written, however long that takes
+            await box.postfix.service.stop(force=True)
+            with pytest.raises(smtplib.SMTPException):
+                await sending
+            may_answer.set()
+            await box.postfix.service.start()
+            await asyncio.to_thread(wait_until, lambda: not made.standing, 30, "the shadow goes")
+            assert left.exists()
+            assert await made.store.standing() == []
 
     played(play)
 

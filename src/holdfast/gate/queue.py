@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +22,8 @@ QUEUES: Final = ("maildrop", "incoming", "active", "deferred", "hold")
 MARK: Final = "holdfast-queue"
 COMMAND_SECONDS_MAX: Final = 60.0
 LISTING_SECONDS_MAX: Final = 300.0
+WRITTEN_SECONDS: Final = 5.0
+"""A file that was written in the last seconds is being written."""
 _AT_ONCE: Final = 1000
 
 
@@ -45,7 +50,7 @@ class PostfixQueue:
 
     def __init__(self, commands: Commands, directory: Path, configuration: str = "") -> None:
         self._commands = commands
-        self._directory = directory
+        self.directory = directory
         self._options = ("-c", configuration) if configuration else ()
         self._sendmail = ("sendmail", *(("-C", configuration) if configuration else ()))
 
@@ -58,18 +63,22 @@ class PostfixQueue:
         return cls(commands, Path(result.output.strip()))
 
     def ids(self) -> frozenset[str]:
-        """Queue ids of all messages. A message that moves meanwhile may be missed: ask twice. Raises OSError."""
+        """Queue ids of all messages, also of those that are still coming in. A message that moves meanwhile may be
+        missed: ask twice. Raises OSError.
+
+        Not of those that never came in whole because cleanup(8) was killed: their clients were told nothing.
+        """
         found: set[str] = set()
         for name in QUEUES:
-            for _, folders, files in os.walk(self._directory / name):
+            for folder, folders, files in os.walk(self.directory / name):
                 folders.sort()
-                found.update(files)
+                found.update(file for file in files if name != "incoming" or not _is_left(Path(folder, file)))
         return frozenset(found)
 
     def since(self) -> float:
         """When the gates first met this queue (seconds since 1970). A disk put in anew, or a machine rebuilt from a
         backup, has another queue than the one that accepted what stands in the shadows. Raises OSError."""
-        mark = self._directory / MARK
+        mark = self.directory / MARK
         if not mark.exists():
             write_once(mark, b"Holdfast's gates: how old this queue is.\n")
         return mark.stat().st_mtime
@@ -77,7 +86,7 @@ class PostfixQueue:
     def started_at(self) -> float:
         """When this Postfix was started (seconds since 1970): master(8) writes its number then. 0: never."""
         try:
-            return (self._directory / "pid" / "master.pid").stat().st_mtime
+            return (self.directory / "pid" / "master.pid").stat().st_mtime
         except OSError:
             return 0.0
 
@@ -121,6 +130,24 @@ class PostfixQueue:
             some, left = left[:_AT_ONCE], left[_AT_ONCE:]
             stdin = "".join(f"{queue_id}\n" for queue_id in some).encode()
             await _told(self._commands, ["postsuper", *self._options, option, "-"], stdin)
+
+
+def _is_left(file: Path) -> bool:
+    """Whether cleanup(8) began *file* and was killed.
+
+    It gives a queue file all rights of its owner when the message is whole, through the descriptor that it wrote with;
+    before that no other program of Postfix takes the file for a message. What nobody has open cannot become one. While
+    it is open, by whomever, the kernel grants no write lease (fcntl(2)); where it grants none at all, nothing is left.
+    """
+    try:
+        about = file.stat()
+        if about.st_mode & stat.S_IRWXU == stat.S_IRWXU or time.time() - about.st_mtime < WRITTEN_SECONDS:
+            return False
+        with file.open("rb") as opened:
+            fcntl.fcntl(opened, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    return True
 
 
 async def flush(commands: Commands, options: Sequence[str] = ()) -> None:
