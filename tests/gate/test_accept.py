@@ -329,23 +329,20 @@ def test_what_stood_in_a_queue_that_is_lost_is_queued_again(box: Box, tmp_path: 
 
 def test_a_message_whose_postfix_was_killed_before_it_was_whole_leaves_no_shadow(box: Box, tmp_path: Path) -> None:
     """Its client was told nothing and sends it again: adopted besides by the next primary it would come twice."""
-    asked, may_answer = asyncio.Event(), asyncio.Event()
-
-    async def barrier() -> None:
-        asked.set()
-        await may_answer.wait()
 
     async def play() -> None:
+        barrier = Barrier()
         async with milter(box, tmp_path / "shadows", "main", barrier) as made:
+            barrier.holds.clear()
             sending = asyncio.create_task(asyncio.to_thread(hand_in, box, "killed"))
-            await asked.wait()
+            await barrier.reached.wait()
             (left,) = (box.queue.directory / "incoming").iterdir()
             os.utime(left, (time.time() - 60,) * 2)
             assert box.queue.ids() == {left.name}  # it is being written, however long that takes
             await box.postfix.service.stop(force=True)
             with pytest.raises(smtplib.SMTPException):
                 await sending
-            may_answer.set()
+            barrier.holds.set()
             await box.postfix.service.start()
             await asyncio.to_thread(wait_until, lambda: not made.standing, 30, "the shadow goes")
             assert left.exists()
