@@ -98,9 +98,10 @@ def played(play: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def hand_in(box: Box, subject: str, sender: str = "a@outside.example") -> tuple[int, bytes]:
+def hand_in(box: Box, subject: str, sender: str = "a@outside.example", identity: str = "") -> tuple[int, bytes]:
     """The answer to the message."""
-    message = f"From: a@outside.example\r\nSubject: {subject}\r\n folded\r\n\r\n{BODY}"
+    message_id = f"Message-ID: {identity}\r\n" if identity else ""
+    message = f"From: a@outside.example\r\n{message_id}Subject: {subject}\r\n folded\r\n\r\n{BODY}"
     with smtplib.SMTP("127.0.0.1", box.postfix.port, timeout=30) as client:
         client.ehlo("client.example")
         code, said = client.mail(sender)
@@ -189,6 +190,36 @@ def test_a_new_primary_puts_what_another_accepted_into_its_queue(box: Box, tmp_p
         await box.queue.throw_out(back & box.queue.ids())
         assert box.queue.ids() == {new.queue_id}
         await box.queue.throw_out([new.queue_id])
+
+    played(play)
+
+
+def test_what_its_client_sends_again_to_the_machine_that_adopts_it_keeps_its_delivery_id(
+    box: Box, tmp_path: Path
+) -> None:
+    """The client heard 451, or nothing. By the id its recipients get one of the two, whichever comes first."""
+
+    async def play() -> None:
+        async with milter(box, tmp_path, "main", Barrier()) as made:
+            assert (await asyncio.to_thread(hand_in, box, "again", identity="<1@outside>"))[0] == 250
+            (named,) = made.standing
+            assert (await asyncio.to_thread(hand_in, box, "again"))[0] == 250
+            (nameless,) = {*made.standing} - {named}
+            await box.queue.throw_out([named.queue_id, nameless.queue_id])  # with main's disk
+        store = SlowlyRead(tmp_path, "backup")
+        async with milter_with(box, store) as made:
+            for number in (1, 2):
+                assert (await asyncio.to_thread(hand_in, box, "again", identity=f"<{number}@outside>"))[0] == 250
+            assert (await asyncio.to_thread(hand_in, box, "again"))[0] == 250
+            came = [shadow.delivery for shadow in made.standing]
+            assert came[0] == named.delivery
+            assert not {named.delivery, nameless.delivery} & set(came[1:])
+            store.may.set()
+            await until(lambda: made.counts.adopted == 2, "adoption")
+            assert sorted(shadow.delivery for shadow in made.standing) == sorted(
+                [*came, named.delivery, nameless.delivery]
+            )
+            await box.queue.throw_out(shadow.queue_id for shadow in made.standing)
 
     played(play)
 

@@ -8,7 +8,8 @@ What comes from a relay of this site (by its address) keeps the delivery id that
 hands on twice, or hands on after the primary has adopted it, comes to its recipients once.
 
 A machine that has become primary adopts the shadows of others: they go through sendmail(1) into its queue, come by here
-again, and get a shadow of this machine's before the old one is given up.
+again, and get a shadow of this machine's before the old one is given up. One that its client sends again meanwhile,
+because it heard nothing of the first machine, gets the same delivery id (``shadows``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import socket
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Final, NamedTuple
@@ -43,7 +43,7 @@ from holdfast.gate.milter import (
 from holdfast.gate.noting import Seen, accepted
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.read_only import WORDS, Refuses, never
-from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing
+from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing, fingerprint_of, new_delivery
 from holdfast.gate.stream import ProtocolBroken
 from holdfast.gate.tasks import hang_up, watched
 from holdfast.ledger.events import Refused, Settled
@@ -138,6 +138,8 @@ class ShadowMilter:
         """Others', by delivery id, that are on their way through the queue of this machine."""
         self._adopted_ids: dict[str, None] = {}
         """Ids of what is adopted, or was lately: after a crash in between, a message may come by a second time."""
+        self._adopted_prints: dict[str, str] = {}
+        """The same by their fingerprints: their clients may send them again."""
         self._never_came: dict[str, int] = {}
         """Tries to adopt a shadow, by its name, at which it did not pass Postfix."""
         self._sessions: set[_Session] = set()
@@ -214,6 +216,11 @@ class ShadowMilter:
 
     def adopting(self, delivery: str) -> bool:
         return delivery in self._adopting or delivery in self._adopted_ids
+
+    def delivery_of(self, envelope: Envelope, head: Iterable[bytes]) -> str:
+        """Of a message that has no id: that of an adopted one which its client sends again, or a new one."""
+        new = new_delivery(envelope, head)
+        return self._adopted_prints.get(fingerprint_of(new), new)
 
     async def keep(self, writing: Writing, shadow: Shadow, seen: Seen, adopts: str = "") -> Shadow:
         """*shadow* as the ledger is to know it; the one that is kept. Raises HoldfastError: then it is not kept, and
@@ -344,9 +351,13 @@ class ShadowMilter:
         """
         waiting = [foreign for foreign in shadows if self._tries_left(foreign.shadow)]
         for foreign in waiting:
-            self._adopted_ids[foreign.shadow.delivery] = None
+            delivery = foreign.shadow.delivery
+            self._adopted_ids[delivery] = None
+            self._adopted_prints[fingerprint_of(delivery)] = delivery
             if len(self._adopted_ids) > ADOPTED_IDS_MAX:
-                del self._adopted_ids[next(iter(self._adopted_ids))]
+                oldest = next(iter(self._adopted_ids))
+                del self._adopted_ids[oldest]
+                self._adopted_prints.pop(fingerprint_of(oldest), None)
         return self._adopt_all(waiting)
 
     async def _adopt_all(self, waiting: list[Foreign]) -> None:
@@ -493,9 +504,9 @@ class _Session(asyncio.Protocol):
     def _open(self) -> Writing:
         assert self._begin is not None
         known = self._known_delivery()
-        self._has_id = bool(known)
-        self._delivery = known or secrets.token_hex(16)
         envelope = Envelope.of(self._begin.sender, self._begin.recipients)
+        self._has_id = bool(known)
+        self._delivery = known or self._milter.delivery_of(envelope, self._head)
         writing = self._milter.store.write(self._delivery, envelope)
         self._writing = writing
         if not self._has_id:

@@ -9,6 +9,11 @@ leaves a mark: *taken*. The first machine, back again, throws those messages out
 site who has one already is not given it twice (the LMTP gate); what went to another site in the moments between its
 delivery and its settling goes there twice.
 
+A client that heard nothing, or 451 from a Postfix whose milter died after it had kept the shadow, sends its message
+again, to the new primary. So a delivery id is half chance and half *fingerprint*, of the envelope and the head of the
+message: what comes to the machine that adopted the first copy, from the same sender to the same recipients with the
+same head, Message-ID included, gets the id of that copy, and so its recipients get one of the two.
+
 Two stores, held to one contract (tests/gate/test_shadow_stores.py): on machines that hold mail, files in a protected
 tree (``shadow_files``), which is there when one of them becomes primary; on a relay, which writes no log, a side stream
 (``shadow_stream``), out of which the primary takes them when the relay is gone.
@@ -18,10 +23,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+import secrets
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+from blake3 import blake3
 from msgspec import Struct
 
 from holdfast.errors import HoldfastError, NoSpace
@@ -29,6 +37,7 @@ from holdfast.gate.stream import quoted_address
 
 QUEUE_ID: Final = re.compile(r"[0-9A-Za-z]{5,32}")
 DELIVERY: Final = re.compile(r"[0-9A-Za-z]{1,64}")
+FINGERPRINT_DIGITS: Final = 16
 
 
 class Envelope(Struct, frozen=True):
@@ -49,6 +58,19 @@ class Envelope(Struct, frozen=True):
 
     def recipient_texts(self) -> list[str]:
         return [os.fsdecode(unquote_to_bytes(recipient)) for recipient in self.recipients]
+
+
+def new_delivery(envelope: Envelope, head: Iterable[bytes]) -> str:
+    """A delivery id. *head*: the header fields. Without a Message-ID chance alone: two such may be alike."""
+    fields = list(head)
+    if all(line.partition(b":")[0].strip().lower() != b"message-id" for line in fields):
+        return secrets.token_hex(FINGERPRINT_DIGITS)
+    told = msgspec.json.encode((envelope.sender, sorted(envelope.recipients))) + b"".join(fields)
+    return secrets.token_hex(FINGERPRINT_DIGITS // 2) + blake3(told).hexdigest(length=FINGERPRINT_DIGITS // 2)
+
+
+def fingerprint_of(delivery: str) -> str:
+    return delivery[-FINGERPRINT_DIGITS:]
 
 
 class Shadow(NamedTuple):
