@@ -37,6 +37,7 @@ from holdfast.gate.serve import LmtpGate, Place
 from holdfast.gate.shadow_files import FileShadows
 from holdfast.gate.sieve import SieveSession
 from holdfast.gate.store import DovecotLookup
+from holdfast.gate.unsynced import Unsynced
 from holdfast.ledger.book import Book, Limits
 from holdfast.log.link import tls_context
 from holdfast.log.trust import TlsFiles
@@ -60,14 +61,16 @@ async def _serve(options: GateOptions) -> None:
         await serve_relay(options, stop)
         return
     agent = AgentBarrier(Path(options.agent_socket), options.barrier_seconds)
-    book = Book(Path(options.ledger), options.machine, time.time, Limits(options.ledger_days, options.ledger_bytes))
-    barrier = SharedBarrier(Unlogged(book) if options.stand_in else NotedBarrier(agent, book))
+    unsynced = Unsynced()
+    limits = Limits(options.ledger_days, options.ledger_bytes)
+    book = Book(Path(options.ledger), options.machine, time.time, limits, unsynced.wrote)
+    barrier = SharedBarrier(Unlogged(book) if options.stand_in else NotedBarrier(agent, book, unsynced))
     refuses = _refuses(options)
     async with AsyncExitStack() as gates:
         gates.push_async_callback(agent.close)
         milter: ShadowMilter | None = None
         if options.lmtp_fd:
-            gate = _lmtp(options, barrier, book, refuses)
+            gate = _lmtp(options, barrier, book, unsynced, refuses)
             gates.push_async_callback(gate.stop)
             await gate.start(socket.socket(fileno=options.lmtp_fd))
             if options.straight_fd and options.log is not None and options.relays is not None:
@@ -133,8 +136,8 @@ def _holding(
         yield DavGate(Place.parse(options.dav_server), barrier, refuses), options.dav_fd
 
 
-def _lmtp(options: GateOptions, barrier: SharedBarrier, book: Book, refuses: Refuses) -> LmtpGate:
-    deliveries = Deliveries(Path(options.journal), time.time)
+def _lmtp(options: GateOptions, barrier: SharedBarrier, book: Book, unsynced: Unsynced, refuses: Refuses) -> LmtpGate:
+    deliveries = Deliveries(Path(options.journal), time.time, wrote=unsynced.wrote)
     if deliveries.damaged_lines:
         logging.warning("the journal of deliveries has %d damaged lines", deliveries.damaged_lines)
     return LmtpGate(

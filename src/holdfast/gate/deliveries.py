@@ -11,8 +11,8 @@ Time in seconds since 1970, the delivery id, the recipient in percent-encoding (
 line is one write(2) with O_APPEND; a line cut short by a crash is skipped and said.
 
 Lines are not synced here. They lie in a protected tree: the barrier that lets a delivery's answer go carries its lines
-to a second machine before. And the tree is captured in the order of time, so no machine has a delivered message
-without the intent before it.
+to a second machine before, and to this one's own disk (``unsynced``). And the tree is captured in the order of time, so
+no machine has a delivered message without the intent before it.
 
 In memory stand 8 bytes for each delivery of the days kept (a sorted array for each day; 3 million deliveries: 24 MB). A
 hit is looked up in the day's files, so a chance match of two digests decides nothing.
@@ -81,16 +81,23 @@ def _key(delivery: bytes, recipient: bytes) -> int:
 class Deliveries:
     """The journal in *directory*, read once, then appended to. One writer: the gate of the primary."""
 
-    def __init__(self, directory: Path, wall_seconds: Callable[[], float], keep_days: int = KEEP_DAYS) -> None:
-        """Raises HoldfastError (the directory cannot be made or read)."""
-        self._directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        wall_seconds: Callable[[], float],
+        keep_days: int = KEEP_DAYS,
+        wrote: Callable[[Path], None] = lambda path: None,
+    ) -> None:
+        """*wrote* hears of each file that lines were appended to. Raises HoldfastError (the directory cannot be made
+        or read)."""
+        self._directory, self._wrote = directory, wrote
         self._wall_seconds = wall_seconds
         self._keep_days = keep_days
         self._days: dict[str, array[int]] = {}
         self._today: set[int] = set()
         self._day = ""
-        self._open: set[tuple[bytes, bytes]] = set()
-        """Intents without an outcome."""
+        self._open: dict[tuple[bytes, bytes], int] = {}
+        """Intents without an outcome, with their times."""
         self._file = -1
         self._name = ""
         self.damaged_lines = 0
@@ -116,25 +123,34 @@ class Deliveries:
                 return Outcome.DONE
         return Outcome.INTENDED if (delivery, recipient) in self._open else Outcome.UNKNOWN
 
+    def doubtful(self, seconds: float) -> list[tuple[bytes, bytes]]:
+        """Delivery ids and recipients of intents without an outcome, of the last *seconds* before the last one."""
+        newest = max(self._open.values(), default=0)
+        return [pair for pair, at_seconds in self._open.items() if at_seconds >= newest - seconds]
+
     # -- noting --------------------------------------------------------------------------------------------------------
 
     def intend(self, delivery: bytes, recipients: tuple[bytes, ...]) -> None:
         """Raises NoSpace, HoldfastError: then it must not be delivered."""
         self._append("I", delivery, recipients)
-        self._open.update((delivery, recipient) for recipient in recipients)
+        self._open.update(dict.fromkeys(((delivery, recipient) for recipient in recipients), int(self._wall_seconds())))
 
     def done(self, delivery: bytes, recipients: tuple[bytes, ...]) -> None:
         """Raises NoSpace, HoldfastError: then its answer must be "later"."""
         if recipients:
             self._append("D", delivery, recipients)
             self._today.update(_key(delivery, recipient) for recipient in recipients)
-            self._open.difference_update((delivery, recipient) for recipient in recipients)
+            self._close(delivery, recipients)
 
     def refused(self, delivery: bytes, recipients: tuple[bytes, ...]) -> None:
         """Raises NoSpace, HoldfastError."""
         if recipients:
             self._append("R", delivery, recipients)
-            self._open.difference_update((delivery, recipient) for recipient in recipients)
+            self._close(delivery, recipients)
+
+    def _close(self, delivery: bytes, recipients: tuple[bytes, ...]) -> None:
+        for recipient in recipients:
+            self._open.pop((delivery, recipient), None)
 
     def close(self) -> None:
         if self._file >= 0:
@@ -149,6 +165,7 @@ class Deliveries:
         try:
             self._roll(now)
             written = os.write(self._file, data)
+            self._wrote(self._directory / self._name)
         except OSError as error:
             raise NoSpace(
                 f"the journal of deliveries cannot be written: {error}",
@@ -212,9 +229,9 @@ class Deliveries:
             for line in self._lines(path):
                 pair = (line.delivery, line.recipient)
                 if line.kind == "I":
-                    self._open.add(pair)
+                    self._open[pair] = line.at_seconds
                     continue
-                self._open.discard(pair)
+                self._open.pop(pair, None)
                 if line.kind == "D":
                     keys.add(_key(*pair))
         self._days = {day: array("Q", sorted(keys)) for day, keys in found.items() if keys}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
@@ -9,6 +10,7 @@ from holdfast.gate.barrier import Position
 from holdfast.gate.milter import Begin
 from holdfast.gate.shadows import Envelope, Shadow
 from holdfast.gate.stream import quoted_address
+from holdfast.gate.unsynced import Unsynced
 from holdfast.ledger.book import Book
 from holdfast.ledger.events import Accepted, Delivered, Event, Rejected
 from holdfast.ledger.port import Notes
@@ -20,13 +22,21 @@ TEXT_CHARS_MAX: Final = 998
 class NotedBarrier:
     """A barrier, before which what the ledger was told is written, and after which the ledger knows it is safe."""
 
-    def __init__(self, barrier: Callable[[], Awaitable[Position]], book: Book) -> None:
-        self._barrier, self._book = barrier, book
+    def __init__(
+        self, barrier: Callable[[], Awaitable[Position]], book: Book, unsynced: Unsynced | None = None
+    ) -> None:
+        """*unsynced*: what is to be on this machine's own disk by then, too."""
+        self._barrier, self._book, self._unsynced = barrier, book, unsynced or Unsynced()
 
     async def __call__(self) -> None:
-        """Raises what the barrier raises; NoSpace: the ledger cannot be written, so nothing may be promised."""
+        """Raises what the barrier raises; NoSpace, HoldfastError: a journal cannot be written, so nothing may be
+        promised."""
         upto = self._book.flush()
-        position = await self._barrier()
+        position, synced = await asyncio.gather(self._barrier(), self._unsynced.sync(), return_exceptions=True)
+        for failure in (position, synced):
+            if isinstance(failure, BaseException):
+                raise failure
+        assert not isinstance(position, BaseException)
         self._book.safe(upto, position.log, position.record)
 
 

@@ -35,6 +35,7 @@ from holdfast.gate.lmtp import (
 )
 from holdfast.gate.noting import outcome
 from holdfast.gate.read_only import Refuses, never
+from holdfast.gate.tasks import watched
 from holdfast.ledger.book import Book
 from holdfast.log.link import links_of
 
@@ -46,6 +47,11 @@ SILENT_SECONDS_MAX: Final = 600.0
 """Postfix waits so long for the answer to a content (lmtp_data_done_timeout)."""
 WATCH_SECONDS: Final = 5.0
 RECOVER_SECONDS: Final = 1.0
+DOUBTFUL_SECONDS: Final = 60.0
+"""What was intended longer than this before the last one has been asked for, or was never tried again."""
+DOUBTS_AT_ONCE: Final = 4
+ANSWERS_SECONDS: Final = 0.05
+"""Between two tries to reach a mail store that is starting."""
 _log = logging.getLogger("holdfast.gate")
 
 StoreLookup = Callable[[bytes, bytes], Awaitable[bool]]
@@ -142,12 +148,14 @@ class LmtpGate:
         self._listening: list[asyncio.Server] = []
         self._watching: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
+        self._clearing: asyncio.Task[None] | None = None
 
     async def start(self, listening: socket.socket) -> None:
         """Serve who comes to *listening* (see :func:`listening_at`)."""
         loop = asyncio.get_running_loop()
         self._listening.append(await loop.create_server(self._session, sock=listening, backlog=SESSIONS_MAX))
         self._watching = loop.create_task(self._watch())
+        self._clearing = watched(self._clear_doubts())
 
     async def start_straight(self, listening: socket.socket, tls: ssl.SSLContext, relays: frozenset[str]) -> None:
         """Serve the *relays* (links in their certificates, `holdfast.log.trust`) at *listening*, besides."""
@@ -161,12 +169,10 @@ class LmtpGate:
         """Close everything. Clients without an answer come again."""
         for listening in self._listening:
             listening.close()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
-        if self._recovering is not None:
-            self._recovering.cancel()
-            await asyncio.gather(self._recovering, return_exceptions=True)
+        for task in (self._watching, self._recovering, self._clearing):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         for session in list(self._sessions):
             session.abort()
         self.deliveries.close()
@@ -179,6 +185,49 @@ class LmtpGate:
         if self.book is not None:
             for event in outcome(self.book, delivery, delivered, refused):
                 self.book.note(event)
+
+    async def has(self, delivery: bytes, recipient: bytes) -> bool:
+        """Whether the mail store shows a doubtful delivery; then it is noted as done. Raises HoldfastError."""
+        self.counts.looked_up += 1
+        if not await self.in_store(delivery, recipient):
+            return False
+        self.deliveries.done(delivery, (recipient,))
+        self.tell_ledger(delivery, (recipient,))
+        return True
+
+    async def _clear_doubts(self) -> None:
+        """What was about to be delivered when the gate before this one ended: the mail store is asked at once, before
+        a client can have deleted it. What it does not show is asked for again when it comes."""
+        doubtful = self.deliveries.doubtful(DOUBTFUL_SECONDS)
+        if not doubtful:
+            return
+        places = asyncio.Semaphore(DOUBTS_AT_ONCE)
+
+        async def clear(delivery: bytes, recipient: bytes) -> None:
+            async with places:
+                try:
+                    await self.has(delivery, recipient)
+                except HoldfastError as error:
+                    _log.warning("was %s delivered? It is asked again when it comes: %s", delivery.decode(), error)
+
+        while not await self._server_answers():
+            await asyncio.sleep(ANSWERS_SECONDS)
+        await asyncio.gather(*(clear(*pair) for pair in doubtful))
+
+    async def _server_answers(self) -> bool:
+        place = self.server
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                opening = (
+                    asyncio.open_unix_connection(place.path)
+                    if place.path
+                    else asyncio.open_connection(place.host, place.port)
+                )
+                _, writer = await opening
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()
+        return True
 
     def opened(self, session: _Session) -> bool:
         """Whether there is room for it."""
@@ -397,12 +446,9 @@ class _Session:
     async def _ask_store(self, delivery: bytes, have: frozenset[bytes], doubtful: tuple[bytes, ...]) -> None:
         found = set(have)
         for recipient in doubtful:
-            self._gate.counts.looked_up += 1
             try:
-                if await self._gate.in_store(delivery, recipient):
+                if await self._gate.has(delivery, recipient):
                     found.add(recipient)
-                    self._gate.deliveries.done(delivery, (recipient,))
-                    self._gate.tell_ledger(delivery, (recipient,))
             except HoldfastError as error:
                 _log.error("was %s delivered to %s? %s", delivery.decode(), recipient.decode("utf-8", "replace"), error)
                 self.abort()  # neither "yes" nor "no" would be true: the client comes again

@@ -44,9 +44,16 @@ class Written(NamedTuple):
 class Book:
     """The files in *directory*, to be written by *machine*."""
 
-    def __init__(self, directory: Path, machine: str, wall_seconds: Callable[[], float], limits: Limits) -> None:
-        """Raises HoldfastError."""
-        self.directory, self.machine = directory, machine
+    def __init__(
+        self,
+        directory: Path,
+        machine: str,
+        wall_seconds: Callable[[], float],
+        limits: Limits,
+        wrote: Callable[[Path], None] = lambda path: None,
+    ) -> None:
+        """*wrote* hears of each file that lines were appended to. Raises HoldfastError."""
+        self.directory, self.machine, self._wrote = directory, machine, wrote
         self._wall_seconds = wall_seconds
         self._limits = limits
         self._pending: list[bytes] = []
@@ -117,6 +124,7 @@ class Book:
                 raise OSError("the disk is full")
         finally:
             os.close(file)
+        self._wrote(self.directory / name)
         if name != self._name:
             self._name = name
             self._bound()
