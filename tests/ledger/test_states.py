@@ -119,6 +119,16 @@ def test_kinds_of_a_report(story: Story, surviving: Surviving, expected: Kind) -
     assert kind(story, surviving) is expected
 
 
+def test_what_its_client_sent_again_is_not_lost() -> None:
+    """Its gate died before it answered; the second copy has the same half of the id, or another message has not."""
+    first, second, other = (half * 16 + print_ * 16 for half, print_ in ("1e", "2e", "3f"))
+    seen = SURVIVING._replace(mailboxes={ALICE: frozenset({second, other})})
+    again = entries(Story().accept(first).accept(second).deliver(second).safe().ledger, seen)
+    assert [entry.kind for entry in again] == [Kind.RESENT, Kind.PRESENT]
+    another = entries(Story().accept(first).accept(other).deliver(other).safe().ledger, seen)
+    assert [entry.kind for entry in another] == [Kind.LOST, Kind.PRESENT]
+
+
 def test_what_was_queued_again_names_who_accepted_it_also_when_that_line_is_lost() -> None:
     told = Story().accept("d", machine="backup", after="main").ledger.messages["d"]
     (row,) = rows(Story().accept("d", machine="backup", after="main").ledger, told)

@@ -294,7 +294,9 @@ class Chaos(Breaking):
         machines = [self.lab.machine(name) for name in (self.primary, self.standby)]
         found = differences(machines[0], machines[1], parts, lambda: self.site.settle(self.primary, self.standby))
         verified = self.site.order(self.standby, "verify", "--full")
-        return [*found, *[f"verify: {verified['found']} differences"] * bool(verified["found"])]
+        if verified["found"]:
+            found = [*found, f"verify: {verified['found']} differences: {verified['differences'][:SHOWN_MAX]}"]
+        return found
 
     def _in_time(self, records: list[Record], broken: list[Broken]) -> list[Any]:
         """Of the first fault; while a second one lasts nothing is promised of it any more."""

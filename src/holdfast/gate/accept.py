@@ -43,10 +43,10 @@ from holdfast.gate.milter import (
 from holdfast.gate.noting import Seen, accepted
 from holdfast.gate.queue import PostfixQueue
 from holdfast.gate.read_only import WORDS, Refuses, never
-from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing, fingerprint_of, new_delivery
+from holdfast.gate.shadows import DELIVERY, Envelope, Shadow, ShadowStore, Writing, new_delivery
 from holdfast.gate.stream import ProtocolBroken
 from holdfast.gate.tasks import hang_up, watched
-from holdfast.ledger.events import Refused, Settled
+from holdfast.ledger.events import Refused, Settled, fingerprint_of
 from holdfast.ledger.port import Notes
 
 HEADER: Final = b"Holdfast-Delivery"
@@ -138,8 +138,9 @@ class ShadowMilter:
         """Others', by delivery id, that are on their way through the queue of this machine."""
         self._adopted_ids: dict[str, None] = {}
         """Ids of what is adopted, or was lately: after a crash in between, a message may come by a second time."""
-        self._adopted_prints: dict[str, str] = {}
-        """The same by their fingerprints: their clients may send them again."""
+        self._by_print: dict[str, str] = {}
+        """Ids of what is adopted, and of what stood here when these gates began, by their fingerprints: perhaps their
+        clients heard nothing, and send them again."""
         self._never_came: dict[str, int] = {}
         """Tries to adopt a shadow, by its name, at which it did not pass Postfix."""
         self._sessions: set[_Session] = set()
@@ -172,6 +173,7 @@ class ShadowMilter:
         for shadow in standing:
             if shadow.machine == self.store.machine and shadow not in strange:
                 self._standing.setdefault(shadow.name, _Standing(shadow, 0))
+                self._may_come_again(shadow.delivery)
         others = [
             Foreign(shadow, self.store)
             for shadow in standing
@@ -218,9 +220,14 @@ class ShadowMilter:
         return delivery in self._adopting or delivery in self._adopted_ids
 
     def delivery_of(self, envelope: Envelope, head: Iterable[bytes]) -> str:
-        """Of a message that has no id: that of an adopted one which its client sends again, or a new one."""
+        """Of a message that has no id: that of one which its client sends again, or a new one."""
         new = new_delivery(envelope, head)
-        return self._adopted_prints.get(fingerprint_of(new), new)
+        return self._by_print.get(fingerprint_of(new), new)
+
+    def _may_come_again(self, delivery: str) -> None:
+        self._by_print[fingerprint_of(delivery)] = delivery
+        if len(self._by_print) > ADOPTED_IDS_MAX:
+            del self._by_print[next(iter(self._by_print))]
 
     async def keep(self, writing: Writing, shadow: Shadow, seen: Seen, adopts: str = "") -> Shadow:
         """*shadow* as the ledger is to know it; the one that is kept. Raises HoldfastError: then it is not kept, and
@@ -351,13 +358,10 @@ class ShadowMilter:
         """
         waiting = [foreign for foreign in shadows if self._tries_left(foreign.shadow)]
         for foreign in waiting:
-            delivery = foreign.shadow.delivery
-            self._adopted_ids[delivery] = None
-            self._adopted_prints[fingerprint_of(delivery)] = delivery
+            self._adopted_ids[foreign.shadow.delivery] = None
+            self._may_come_again(foreign.shadow.delivery)
             if len(self._adopted_ids) > ADOPTED_IDS_MAX:
-                oldest = next(iter(self._adopted_ids))
-                del self._adopted_ids[oldest]
-                self._adopted_prints.pop(fingerprint_of(oldest), None)
+                del self._adopted_ids[next(iter(self._adopted_ids))]
         return self._adopt_all(waiting)
 
     async def _adopt_all(self, waiting: list[Foreign]) -> None:

@@ -210,7 +210,7 @@ class LmtpGate:
                 except HoldfastError as error:
                     _log.warning("was %s delivered? It is asked again when it comes: %s", delivery.decode(), error)
 
-        while not await self._server_answers():
+        while not await self._server_answers():  # noqa: ASYNC110  # another process: there is no event
             await asyncio.sleep(ANSWERS_SECONDS)
         await asyncio.gather(*(clear(*pair) for pair in doubtful))
 

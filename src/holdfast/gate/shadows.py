@@ -11,8 +11,9 @@ delivery and its settling goes there twice.
 
 A client that heard nothing, or 451 from a Postfix whose milter died after it had kept the shadow, sends its message
 again, to the new primary. So a delivery id is half chance and half *fingerprint*, of the envelope and the head of the
-message: what comes to the machine that adopted the first copy, from the same sender to the same recipients with the
-same head, Message-ID included, gets the id of that copy, and so its recipients get one of the two.
+message: what comes to the machine that adopted the first copy, or to the first one whose gates began again, from the
+same sender to the same recipients with the same head, Message-ID included, gets the id of the first copy, and so its
+recipients get one of the two.
 
 Two stores, held to one contract (tests/gate/test_shadow_stores.py): on machines that hold mail, files in a protected
 tree (``shadow_files``), which is there when one of them becomes primary; on a relay, which writes no log, a side stream
@@ -34,10 +35,10 @@ from msgspec import Struct
 
 from holdfast.errors import HoldfastError, NoSpace
 from holdfast.gate.stream import quoted_address
+from holdfast.ledger.events import FINGERPRINT_DIGITS
 
 QUEUE_ID: Final = re.compile(r"[0-9A-Za-z]{5,32}")
 DELIVERY: Final = re.compile(r"[0-9A-Za-z]{1,64}")
-FINGERPRINT_DIGITS: Final = 16
 
 
 class Envelope(Struct, frozen=True):
@@ -67,10 +68,6 @@ def new_delivery(envelope: Envelope, head: Iterable[bytes]) -> str:
         return secrets.token_hex(FINGERPRINT_DIGITS)
     told = msgspec.json.encode((envelope.sender, sorted(envelope.recipients))) + b"".join(fields)
     return secrets.token_hex(FINGERPRINT_DIGITS // 2) + blake3(told).hexdigest(length=FINGERPRINT_DIGITS // 2)
-
-
-def fingerprint_of(delivery: str) -> str:
-    return delivery[-FINGERPRINT_DIGITS:]
 
 
 class Shadow(NamedTuple):

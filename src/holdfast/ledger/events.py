@@ -11,6 +11,14 @@ LINE_BYTES_MAX: Final = 2 * 1024 * 1024
 """10,000 recipients (the milter's limit) of 200 bytes."""
 
 
+FINGERPRINT_DIGITS: Final = 16
+
+
+def fingerprint_of(delivery: str) -> str:
+    """The part of a delivery id that two copies of one message have in common, when its client sent it twice."""
+    return delivery[-FINGERPRINT_DIGITS:]
+
+
 class _Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """Read by older and newer programs: unknown fields are passed over."""
 

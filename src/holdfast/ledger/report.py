@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from holdfast.ledger.book import ERASED
+from holdfast.ledger.events import fingerprint_of
 from holdfast.ledger.states import Facts, Ledger, State, Told, row_of
 
 
@@ -53,6 +54,8 @@ class Case(NamedTuple):
     too_young: bool
     """Delivered after the moment to which the store was restored."""
     erased: bool
+    came_again: bool = False
+    """The same message was accepted later, under another id: its client had not heard that it was accepted."""
 
 
 class Row(NamedTuple):
@@ -111,6 +114,11 @@ TABLE: Final = (
         "accepted, not delivered, and the shadows could not be read",
     ),
     Row(
+        Kind.RESENT,
+        lambda c: c.facts.queued and c.came_again,
+        "its client did not hear that it was accepted and sent it again: that copy has another delivery id",
+    ),
+    Row(
         Kind.LOST,
         lambda c: c.facts.queued,
         "accepted, and there is no copy: no mailbox, queue or shadow has it",
@@ -156,6 +164,11 @@ NAMED_MAX: Final = 10_000
 def entries(ledger: Ledger, surviving: Surviving, since: int = 0) -> list[Entry]:
     """Of messages accepted since (milliseconds), oldest first."""
     made = []
+    latest: dict[tuple[str, str], int] = {}
+    for told in ledger.messages.values():
+        for recipient in told.recipients:
+            copies = (fingerprint_of(told.delivery), recipient)
+            latest[copies] = max(told.at, latest.get(copies, 0))
     for told in sorted(ledger.messages.values(), key=lambda told: told.at):
         if told.at < since:
             continue
@@ -164,7 +177,9 @@ def entries(ledger: Ledger, surviving: Surviving, since: int = 0) -> list[Entry]
             state = row_of(facts)
             if state.state is State.REFUSED:
                 continue
-            row = next(row for row in TABLE if row.applies(_case(told, recipient, facts, surviving)))
+            case = _case(told, recipient, facts, surviving)
+            case = case._replace(came_again=latest[fingerprint_of(told.delivery), recipient] > told.at)
+            row = next(row for row in TABLE if row.applies(case))
             first = told.first
             made.append(
                 Entry(
