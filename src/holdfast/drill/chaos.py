@@ -295,7 +295,7 @@ class Chaos(Breaking):
         found = differences(machines[0], machines[1], parts, lambda: self.site.settle(self.primary, self.standby))
         verified = self.site.order(self.standby, "verify", "--full")
         if verified["found"]:
-            found = [*found, f"verify: {verified['found']} differences: {verified['differences'][:SHOWN_MAX]}"]
+            return [*found, f"verify: {verified['found']} differences: {verified['differences'][:SHOWN_MAX]}"]
         return found
 
     def _in_time(self, records: list[Record], broken: list[Broken]) -> list[Any]:

@@ -62,11 +62,16 @@ class Envelope(Struct, frozen=True):
 
 
 def new_delivery(envelope: Envelope, head: Iterable[bytes]) -> str:
-    """A delivery id. *head*: the header fields. Without a Message-ID chance alone: two such may be alike."""
-    fields = list(head)
-    if all(line.partition(b":")[0].strip().lower() != b"message-id" for line in fields):
+    """A delivery id. *head*: the header fields. Without a Message-ID chance alone: two such may be alike.
+
+    Not the date: where it is missing, cleanup(8) puts the time in (``always_add_missing_headers``, and for clients of
+    ``local_header_rewrite_clients``).
+    """
+    fields = [(line.partition(b":")[0].strip().lower(), line) for line in head]
+    if all(name != b"message-id" for name, _ in fields):
         return secrets.token_hex(FINGERPRINT_DIGITS)
-    told = msgspec.json.encode((envelope.sender, sorted(envelope.recipients))) + b"".join(fields)
+    told = msgspec.json.encode((envelope.sender, sorted(envelope.recipients)))
+    told += b"".join(line for name, line in fields if name != b"date")
     return secrets.token_hex(FINGERPRINT_DIGITS // 2) + blake3(told).hexdigest(length=FINGERPRINT_DIGITS // 2)
 
 
