@@ -14,6 +14,10 @@ Lines are not synced here. They lie in a protected tree: the barrier that lets a
 to a second machine before, and to this one's own disk (``unsynced``). And the tree is captured in the order of time, so
 no machine has a delivered message without the intent before it.
 
+A machine that takes over may have a ``D`` whose message it has not: the old primary read the journal for one batch and
+saw the message's own event only for the next, and then it died. So the last lines of another machine are *late*: they
+count as intents, and the mail store is asked.
+
 In memory stand 8 bytes for each delivery of the days kept (a sorted array for each day; 3 million deliveries: 24 MB). A
 hit is looked up in the day's files, so a chance match of two digests decides nothing.
 """
@@ -38,6 +42,9 @@ from holdfast.gate.stream import quoted_address
 
 KEEP_DAYS: Final = 8
 """A queue gives up after 5 days (Postfix, maximal_queue_lifetime); a long weekend of a stopped queue on top."""
+LATE_SECONDS: Final = 2.0
+"""Of another machine's last lines: a batch takes milliseconds, seconds on a machine that is starved; lines have whole
+seconds."""
 _NAME: Final = re.compile(r"deliveries-(\d{8})\d{2}")
 
 
@@ -87,10 +94,11 @@ class Deliveries:
         wall_seconds: Callable[[], float],
         keep_days: int = KEEP_DAYS,
         wrote: Callable[[Path], None] = lambda path: None,
+        late_seconds: float = 0.0,
     ) -> None:
-        """*wrote* hears of each file that lines were appended to. Raises HoldfastError (the directory cannot be made
-        or read)."""
-        self._directory, self._wrote = directory, wrote
+        """*wrote* hears of each file that lines were appended to. *late_seconds*: how long before its last line the
+        journal of another machine is in doubt. Raises HoldfastError (the directory cannot be made or read)."""
+        self._directory, self._wrote, self._late_seconds = directory, wrote, late_seconds
         self._wall_seconds = wall_seconds
         self._keep_days = keep_days
         self._days: dict[str, array[int]] = {}
@@ -98,6 +106,7 @@ class Deliveries:
         self._day = ""
         self._open: dict[tuple[bytes, bytes], int] = {}
         """Intents without an outcome, with their times."""
+        self._late: dict[tuple[bytes, bytes], int] = {}
         self._file = -1
         self._name = ""
         self.damaged_lines = 0
@@ -114,6 +123,8 @@ class Deliveries:
 
     def outcome(self, delivery: bytes, recipient: bytes) -> Outcome:
         """What is known of *delivery* to *recipient*. Raises OSError."""
+        if (delivery, recipient) in self._late:
+            return Outcome.INTENDED
         key = _key(delivery, recipient)
         if key in self._today and self._stands_in(self._day, delivery, recipient):
             return Outcome.DONE
@@ -151,6 +162,7 @@ class Deliveries:
     def _close(self, delivery: bytes, recipients: tuple[bytes, ...]) -> None:
         for recipient in recipients:
             self._open.pop((delivery, recipient), None)
+            self._late.pop((delivery, recipient), None)
 
     def close(self) -> None:
         if self._file >= 0:
@@ -224,16 +236,22 @@ class Deliveries:
     def _load(self) -> None:
         """Read all files; then today's are open for more."""
         found: dict[str, set[int]] = {}
+        newest = 0
         for path in self._files():
             keys = found.setdefault(path.name[11:19], set())
             for line in self._lines(path):
                 pair = (line.delivery, line.recipient)
+                if line.at_seconds > newest:
+                    newest = line.at_seconds
+                    self._late = {late: at for late, at in self._late.items() if at >= newest - self._late_seconds}
                 if line.kind == "I":
                     self._open[pair] = line.at_seconds
                     continue
                 self._open.pop(pair, None)
                 if line.kind == "D":
                     keys.add(_key(*pair))
+                    if self._late_seconds:
+                        self._late[pair] = line.at_seconds
         self._days = {day: array("Q", sorted(keys)) for day, keys in found.items() if keys}
         self._drop_old()
 

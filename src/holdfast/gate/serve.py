@@ -149,6 +149,7 @@ class LmtpGate:
         self._watching: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._clearing: asyncio.Task[None] | None = None
+        self._asking = asyncio.Semaphore(DOUBTS_AT_ONCE)
 
     async def start(self, listening: socket.socket) -> None:
         """Serve who comes to *listening* (see :func:`listening_at`)."""
@@ -188,9 +189,10 @@ class LmtpGate:
 
     async def has(self, delivery: bytes, recipient: bytes) -> bool:
         """Whether the mail store shows a doubtful delivery; then it is noted as done. Raises HoldfastError."""
-        self.counts.looked_up += 1
-        if not await self.in_store(delivery, recipient):
-            return False
+        async with self._asking:
+            self.counts.looked_up += 1
+            if not await self.in_store(delivery, recipient):
+                return False
         self.deliveries.done(delivery, (recipient,))
         self.tell_ledger(delivery, (recipient,))
         return True
@@ -201,14 +203,12 @@ class LmtpGate:
         doubtful = self.deliveries.doubtful(DOUBTFUL_SECONDS)
         if not doubtful:
             return
-        places = asyncio.Semaphore(DOUBTS_AT_ONCE)
 
         async def clear(delivery: bytes, recipient: bytes) -> None:
-            async with places:
-                try:
-                    await self.has(delivery, recipient)
-                except HoldfastError as error:
-                    _log.warning("was %s delivered? It is asked again when it comes: %s", delivery.decode(), error)
+            try:
+                await self.has(delivery, recipient)
+            except HoldfastError as error:
+                _log.warning("was %s delivered? It is asked again when it comes: %s", delivery.decode(), error)
 
         while not await self._server_answers():  # noqa: ASYNC110  # another process: there is no event
             await asyncio.sleep(ANSWERS_SECONDS)
