@@ -262,6 +262,14 @@ def test_a_rename_of_unknown_outcome_allows_both_names() -> None:
         assert judged(renamed(Result.UNKNOWN), {name: folder(), f"{name}.sub": there}).clean
 
 
+def test_a_folder_that_may_have_moved_below_another_stays_in_doubt_when_that_one_moves() -> None:
+    story = Story().did(facts.CreateFolder("A")).did(facts.CreateFolder("B"))
+    story.did(facts.RenameFolder("A", "B.sub", "."), Result.UNKNOWN).did(facts.RenameFolder("B", "C", "."))
+    for place in ("A", "C.sub"):
+        assert judged(story, {"INBOX": folder(), "C": folder(), place: folder()}).clean
+    assert whats(judged(story, {"INBOX": folder(), "A": folder()})) == [What.FOLDER_MISSING]
+
+
 def test_a_deleted_folder_takes_its_messages_and_may_be_made_again() -> None:
     story = renamed().did(facts.DeleteFolder("B.sub"))
     assert judged(story, {"B": folder()}).clean

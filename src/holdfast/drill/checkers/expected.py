@@ -278,9 +278,10 @@ class Owner:
             elif here:
                 copy.places |= {moved[place] for place in here}
         for name, target in moved.items():
+            doubtful = name != doing.folder and account.folders.pop(name, None) is None
             account.folders.pop(name, None)
             if self._certain:
-                account.folders[target] = self._by
+                account.folders[target] = None if doubtful else self._by
                 account.no_folders[name] = self._by
             else:
                 account.folders[name] = account.folders[target] = None
