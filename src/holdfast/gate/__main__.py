@@ -24,7 +24,7 @@ from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.barrier import AgentBarrier, PatientBarrier, SharedBarrier
 from holdfast.gate.begin import hear
 from holdfast.gate.dav import DavGate
-from holdfast.gate.deliveries import LATE_AGAIN_SECONDS, LATE_SECONDS, Deliveries
+from holdfast.gate.deliveries import LATE_SECONDS, Deliveries
 from holdfast.gate.imap import ImapSession
 from holdfast.gate.keeper import Before, Keeper
 from holdfast.gate.noting import NotedBarrier, Unlogged
@@ -39,7 +39,6 @@ from holdfast.gate.sieve import SieveSession
 from holdfast.gate.store import DovecotLookup
 from holdfast.gate.unsynced import Unsynced
 from holdfast.ledger.book import Book, Limits
-from holdfast.ledger.kept import owed_report
 from holdfast.log.link import tls_context
 from holdfast.log.trust import TlsFiles
 from holdfast.mail.commands import SystemCommands
@@ -139,11 +138,8 @@ def _holding(
 
 
 def _deliveries(options: GateOptions, before: Before, unsynced: Unsynced) -> Deliveries:
-    late = 0.0
-    if before.machine not in ("", options.machine):
-        late = LATE_SECONDS
-    elif owed_report(Path(options.ledger)):  # gates of this machine had begun after another's, and ended too soon
-        late = LATE_AGAIN_SECONDS
+    replaced = before.machine not in ("", options.machine)
+    late = LATE_SECONDS if replaced else 0.0
     deliveries = Deliveries(Path(options.journal), time.time, wrote=unsynced.wrote, late_seconds=late)
     if deliveries.damaged_lines:
         logging.warning("the journal of deliveries has %d damaged lines", deliveries.damaged_lines)

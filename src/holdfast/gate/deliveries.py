@@ -45,8 +45,6 @@ KEEP_DAYS: Final = 8
 LATE_SECONDS: Final = 2.0
 """Of another machine's last lines: a batch takes milliseconds, seconds on a machine that is starved; lines have whole
 seconds."""
-LATE_AGAIN_SECONDS: Final = 60.0
-"""The same where this machine's own lines have come after them."""
 _NAME: Final = re.compile(r"deliveries-(\d{8})\d{2}")
 
 

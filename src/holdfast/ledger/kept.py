@@ -64,7 +64,7 @@ def keep_report(directory: Path, made: Report) -> Path:
 def owe_report(directory: Path, why: str) -> str:
     """A report is owed, because of *why*, and of what it was owed for before: all of it. Empty: no new reason; none was
     owed before: none is owed now. Raises HoldfastError."""
-    before = owed_report(directory)
+    before = _owed(directory)
     whole = "; then ".join(each for each in (before, why) if each)[-OWED_CHARACTERS_MAX:]
     if whole != before:
         write_once(directory / OWED, msgspec.json.encode(Owed(whole)), PRIVATE)
@@ -76,8 +76,7 @@ def report_made(directory: Path) -> None:
     (directory / OWED).unlink(missing_ok=True)
 
 
-def owed_report(directory: Path) -> str:
-    """Why a report is owed; empty: none is."""
+def _owed(directory: Path) -> str:
     try:
         return msgspec.json.decode((directory / OWED).read_bytes(), type=Owed).why
     except (OSError, msgspec.DecodeError):
