@@ -92,22 +92,18 @@ def test_a_line_cut_short_harms_no_other(tmp_path: Path, clock: Clock) -> None:
     assert again.outcome(b"id2", ALICE) is Outcome.DONE
 
 
-def test_the_last_lines_of_another_machine_are_doubted_until_the_mail_store_was_asked(tmp_path: Path) -> None:
-    """It may have died between the batch that had the line and the one that had the message."""
-    now = 1_795_348_800.0
-    old = Deliveries(tmp_path, lambda: now)
-    old.done(b"early", (ALICE,))
-    now += 10
-    old.intend(b"late", (ALICE, BOB))
-    old.done(b"late", (ALICE,))
-    old.refused(b"late", (BOB,))
-    new = Deliveries(tmp_path, lambda: now, late_seconds=2.0)
-    known = [new.outcome(b"early", ALICE), new.outcome(b"late", ALICE), new.outcome(b"late", BOB)]
-    assert known == [Outcome.DONE, Outcome.INTENDED, Outcome.UNKNOWN]
-    assert new.doubtful(60.0) == []  # too many to be asked for before they come again
-    new.done(b"late", (ALICE,))
-    assert new.outcome(b"late", ALICE) is Outcome.DONE
-    assert Deliveries(tmp_path, lambda: now).outcome(b"late", ALICE) is Outcome.DONE
+def test_what_the_store_has_is_not_delivered_again_and_is_written_down_behind_the_barrier(
+    tmp_path: Path, clock: Clock
+) -> None:
+    journal = Deliveries(tmp_path, clock)
+    journal.intend(b"id", (ALICE, BOB))
+    journal.stored(b"id", (ALICE,))
+    assert journal.outcome(b"id", ALICE) is Outcome.DONE
+    assert Deliveries(tmp_path, clock).outcome(b"id", ALICE) is Outcome.INTENDED  # as another machine would see it
+    assert journal.unwritten(b"id", (ALICE, BOB)) == (ALICE,)
+    journal.done(b"id", (ALICE,))
+    assert journal.unwritten(b"id", (ALICE, BOB)) == ()
+    assert Deliveries(tmp_path, clock).outcome(b"id", ALICE) is Outcome.DONE
 
 
 def test_two_digests_that_agree_by_chance_decide_nothing(

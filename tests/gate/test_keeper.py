@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from holdfast.gate.barrier import Position, SharedBarrier
-from holdfast.gate.keeper import Before, Keeper
+from holdfast.gate.keeper import Keeper
 from holdfast.gate.noting import NotedBarrier
 from holdfast.gate.options import GateOptions
 from holdfast.ledger.book import Book, Limits
@@ -38,7 +38,7 @@ def test_a_report_that_a_machine_did_not_come_to_make_is_made_by_the_next(tmp_pa
             None,
             report_after_seconds=SECONDS_MAX if patient else 0.0,
         )
-        keeper.start(Before.of(book.directory))
+        keeper.start()
         try:
             await _until(until)
         finally:

@@ -24,9 +24,9 @@ from holdfast.gate.accept import ShadowMilter
 from holdfast.gate.barrier import AgentBarrier, PatientBarrier, SharedBarrier
 from holdfast.gate.begin import hear
 from holdfast.gate.dav import DavGate
-from holdfast.gate.deliveries import LATE_SECONDS, Deliveries
+from holdfast.gate.deliveries import Deliveries
 from holdfast.gate.imap import ImapSession
-from holdfast.gate.keeper import Before, Keeper
+from holdfast.gate.keeper import Keeper
 from holdfast.gate.noting import NotedBarrier, Unlogged
 from holdfast.gate.options import GateOptions
 from holdfast.gate.passing import PassingGate
@@ -64,14 +64,13 @@ async def _serve(options: GateOptions) -> None:
     unsynced = Unsynced()
     limits = Limits(options.ledger_days, options.ledger_bytes)
     book = Book(Path(options.ledger), options.machine, time.time, limits, unsynced.wrote)
-    before = Before.of(book.directory)
     barrier = SharedBarrier(Unlogged(book) if options.stand_in else NotedBarrier(agent, book, unsynced))
     refuses = _refuses(options)
     async with AsyncExitStack() as gates:
         gates.push_async_callback(agent.close)
         milter: ShadowMilter | None = None
         if options.lmtp_fd:
-            gate = _lmtp(options, barrier, book, _deliveries(options, before, unsynced), refuses)
+            gate = _lmtp(options, barrier, book, unsynced, refuses)
             gates.push_async_callback(gate.stop)
             await gate.start(socket.socket(fileno=options.lmtp_fd))
             if options.straight_fd and options.log is not None and options.relays is not None:
@@ -99,7 +98,7 @@ async def _serve(options: GateOptions) -> None:
         if deliveries:
             keeper = Keeper(book, barrier, options, milter)
             gates.push_async_callback(keeper.stop)
-            keeper.start(before)
+            keeper.start()
         patient = PatientBarrier(barrier, options.barrier_seconds)
         for made, listening in _holding(options, patient, refuses):
             gates.push_async_callback(made.stop)
@@ -137,18 +136,10 @@ def _holding(
         yield DavGate(Place.parse(options.dav_server), barrier, refuses), options.dav_fd
 
 
-def _deliveries(options: GateOptions, before: Before, unsynced: Unsynced) -> Deliveries:
-    replaced = before.machine not in ("", options.machine)
-    late = LATE_SECONDS if replaced else 0.0
-    deliveries = Deliveries(Path(options.journal), time.time, wrote=unsynced.wrote, late_seconds=late)
+def _lmtp(options: GateOptions, barrier: SharedBarrier, book: Book, unsynced: Unsynced, refuses: Refuses) -> LmtpGate:
+    deliveries = Deliveries(Path(options.journal), time.time, wrote=unsynced.wrote)
     if deliveries.damaged_lines:
         logging.warning("the journal of deliveries has %d damaged lines", deliveries.damaged_lines)
-    return deliveries
-
-
-def _lmtp(
-    options: GateOptions, barrier: SharedBarrier, book: Book, deliveries: Deliveries, refuses: Refuses
-) -> LmtpGate:
     return LmtpGate(
         server=Place.parse(options.lmtp_server),
         deliveries=deliveries,

@@ -4,7 +4,7 @@
 
     <directory>/deliveries-2026112221
     I 1795374000 4f3c...9a alice@example.org        intent: about to be delivered
-    D 1795374001 4f3c...9a alice@example.org        done: the mail store has it
+    D 1795374001 4f3c...9a alice@example.org        done: the mail store has it, and the log has what it did
     R 1795374001 4f3c...9a alice@example.org        refused by the mail store: nothing was stored
 
 Time in seconds since 1970, the delivery id, the recipient in percent-encoding (RFC 3986): no blanks, no line ends. A
@@ -12,11 +12,9 @@ line is one write(2) with O_APPEND; a line cut short by a crash is skipped and s
 
 Lines are not synced here. They lie in a protected tree: the barrier that lets a delivery's answer go carries its lines
 to a second machine before, and to this one's own disk (``unsynced``). And the tree is captured in the order of time, so
-no machine has a delivered message without the intent before it.
-
-A machine that takes over may have a ``D`` whose message it has not: the old primary read the journal for one batch and
-saw the message's own event only for the next, and then it died. So the last lines of another machine are *late*: they
-count as intents, and the mail store is asked.
+no machine has a delivered message without the intent before it. A ``D`` is written when the barrier behind its delivery
+has passed. Earlier, it could be in the log without the message: of a file that is appended to all the time a batch
+takes lines that are younger than the events it has. A machine that took over then would never deliver that message.
 
 In memory stand 8 bytes for each delivery of the days kept (a sorted array for each day; 3 million deliveries: 24 MB). A
 hit is looked up in the day's files, so a chance match of two digests decides nothing.
@@ -28,7 +26,7 @@ import os
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from pathlib import Path
 from time import gmtime, strftime
@@ -42,9 +40,6 @@ from holdfast.gate.stream import quoted_address
 
 KEEP_DAYS: Final = 8
 """A queue gives up after 5 days (Postfix, maximal_queue_lifetime); a long weekend of a stopped queue on top."""
-LATE_SECONDS: Final = 2.0
-"""Of another machine's last lines: a batch takes milliseconds, seconds on a machine that is starved; lines have whole
-seconds."""
 _NAME: Final = re.compile(r"deliveries-(\d{8})\d{2}")
 
 
@@ -94,11 +89,10 @@ class Deliveries:
         wall_seconds: Callable[[], float],
         keep_days: int = KEEP_DAYS,
         wrote: Callable[[Path], None] = lambda path: None,
-        late_seconds: float = 0.0,
     ) -> None:
-        """*wrote* hears of each file that lines were appended to. *late_seconds*: how long before its last line the
-        journal of another machine is in doubt. Raises HoldfastError (the directory cannot be made or read)."""
-        self._directory, self._wrote, self._late_seconds = directory, wrote, late_seconds
+        """*wrote* hears of each file that lines were appended to. Raises HoldfastError (the directory cannot be made
+        or read)."""
+        self._directory, self._wrote = directory, wrote
         self._wall_seconds = wall_seconds
         self._keep_days = keep_days
         self._days: dict[str, array[int]] = {}
@@ -106,7 +100,8 @@ class Deliveries:
         self._day = ""
         self._open: dict[tuple[bytes, bytes], int] = {}
         """Intents without an outcome, with their times."""
-        self._late: dict[tuple[bytes, bytes], int] = {}
+        self._stored: set[tuple[bytes, bytes]] = set()
+        """The mail store has it, and its ``D`` waits for a barrier."""
         self._file = -1
         self._name = ""
         self.damaged_lines = 0
@@ -123,8 +118,8 @@ class Deliveries:
 
     def outcome(self, delivery: bytes, recipient: bytes) -> Outcome:
         """What is known of *delivery* to *recipient*. Raises OSError."""
-        if (delivery, recipient) in self._late:
-            return Outcome.INTENDED
+        if (delivery, recipient) in self._stored:
+            return Outcome.DONE
         key = _key(delivery, recipient)
         if key in self._today and self._stands_in(self._day, delivery, recipient):
             return Outcome.DONE
@@ -146,8 +141,16 @@ class Deliveries:
         self._append("I", delivery, recipients)
         self._open.update(dict.fromkeys(((delivery, recipient) for recipient in recipients), int(self._wall_seconds())))
 
+    def stored(self, delivery: bytes, recipients: Iterable[bytes]) -> None:
+        """The mail store has it: it is not delivered again by these gates. :meth:`done` follows behind a barrier."""
+        self._stored.update((delivery, recipient) for recipient in recipients)
+
+    def unwritten(self, delivery: bytes, recipients: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Those that :meth:`stored` told of, and :meth:`done` has not."""
+        return tuple(recipient for recipient in recipients if (delivery, recipient) in self._stored)
+
     def done(self, delivery: bytes, recipients: tuple[bytes, ...]) -> None:
-        """Raises NoSpace, HoldfastError: then its answer must be "later"."""
+        """A barrier has passed since. Raises NoSpace, HoldfastError: then its answer must be "later"."""
         if recipients:
             self._append("D", delivery, recipients)
             self._today.update(_key(delivery, recipient) for recipient in recipients)
@@ -162,7 +165,7 @@ class Deliveries:
     def _close(self, delivery: bytes, recipients: tuple[bytes, ...]) -> None:
         for recipient in recipients:
             self._open.pop((delivery, recipient), None)
-            self._late.pop((delivery, recipient), None)
+            self._stored.discard((delivery, recipient))
 
     def close(self) -> None:
         if self._file >= 0:
@@ -236,22 +239,16 @@ class Deliveries:
     def _load(self) -> None:
         """Read all files; then today's are open for more."""
         found: dict[str, set[int]] = {}
-        newest = 0
         for path in self._files():
             keys = found.setdefault(path.name[11:19], set())
             for line in self._lines(path):
                 pair = (line.delivery, line.recipient)
-                if line.at_seconds > newest:
-                    newest = line.at_seconds
-                    self._late = {late: at for late, at in self._late.items() if at >= newest - self._late_seconds}
                 if line.kind == "I":
                     self._open[pair] = line.at_seconds
                     continue
                 self._open.pop(pair, None)
                 if line.kind == "D":
                     keys.add(_key(*pair))
-                    if self._late_seconds:
-                        self._late[pair] = line.at_seconds
         self._days = {day: array("Q", sorted(keys)) for day, keys in found.items() if keys}
         self._drop_old()
 

@@ -45,15 +45,12 @@ class Before(Struct, frozen=True):
 
     @classmethod
     def of(cls, directory: Path) -> Before:
-        """Raises HoldfastError."""
+        """Raises OSError."""
         machine, log, at = "", "", 0
-        try:
-            for event in read(directory, holding=frozenset({b'"type":"began"', b'"type":"safe"'})):
-                machine, at = event.machine, event.at
-                if isinstance(event, Safe):
-                    log = event.log
-        except OSError as error:
-            raise HoldfastError(f"the ledger cannot be read: {error}", hint="Mend the disk.") from None
+        for event in read(directory, holding=frozenset({b'"type":"began"', b'"type":"safe"'})):
+            machine, at = event.machine, event.at
+            if isinstance(event, Safe):
+                log = event.log
         return cls(machine, log, at)
 
 
@@ -75,8 +72,12 @@ class Keeper:
         self._postfix_since = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, before: Before) -> None:
-        """*before*: as it was when these gates began. Raises HoldfastError."""
+    def start(self) -> None:
+        """Raises HoldfastError."""
+        try:
+            before = Before.of(self._book.directory)
+        except OSError as error:
+            raise HoldfastError(f"the ledger cannot be read: {error}", hint="Mend the disk.") from None
         self._postfix_since = before.at / 1000
         self._book.note(Began(at=self._book.now(), machine=self._book.machine))
         self._tasks = [watched(self._tick()), watched(self._report_change(before))]

@@ -193,7 +193,7 @@ class LmtpGate:
             self.counts.looked_up += 1
             if not await self.in_store(delivery, recipient):
                 return False
-        self.deliveries.done(delivery, (recipient,))
+        self.deliveries.stored(delivery, (recipient,))
         self.tell_ledger(delivery, (recipient,))
         return True
 
@@ -281,6 +281,8 @@ class _Session:
         self._client_full = False
         self._ending = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._held: tuple[bytes, tuple[bytes, ...]] = (b"", ())
+        """The message whose answers wait for the barrier: who has it, from now or from before."""
         self.active_at = asyncio.get_running_loop().time()
 
     # -- connections ---------------------------------------------------------------------------------------------------
@@ -411,8 +413,9 @@ class _Session:
             if isinstance(step, NoteIntent):
                 journal.intend(step.delivery, step.recipients)
             else:
-                journal.done(step.delivery, step.delivered)
+                journal.stored(step.delivery, step.delivered)
                 journal.refused(step.delivery, step.refused)
+                self._held = (step.delivery, (*self._held[1], *step.delivered))
                 self._gate.tell_ledger(step.delivery, step.delivered, step.refused)
                 self._gate.counts.delivered += len(step.delivered)
         except HoldfastError as error:
@@ -430,6 +433,7 @@ class _Session:
             self.abort()
             return
         have = frozenset(recipient for recipient, outcome in outcomes.items() if outcome is Outcome.DONE)
+        self._held = (step.delivery, ())
         try:
             # The machine that delivered it may have died between its line in the journal and its line in the ledger.
             self._gate.tell_ledger(step.delivery, tuple(sorted(have)))
@@ -456,12 +460,15 @@ class _Session:
         self._go_on(frozenset(found))
 
     def _go_on(self, have: frozenset[bytes]) -> None:
+        self._held = (self._held[0], tuple(have))
         self._gate.counts.repeated += len(have)
         self._carry_out(self._lmtp.known(have))
 
     async def _wait_for_barrier(self) -> None:
+        delivery, recipients = self._held
         try:
             await self._gate.barrier.wait()
+            self._gate.deliveries.done(delivery, self._gate.deliveries.unwritten(delivery, recipients))
         except HoldfastError as error:
             _log.warning("not acknowledged: %s", error.message)
             self._gate.put_off()
