@@ -14,6 +14,7 @@ from holdfast.gate.read_only import ReadOnlyMark
 from holdfast.node.guard import IS_PRIMARY, Guard
 from holdfast.node.roles import Role
 from holdfast.node.settings import FailoverSettings, MachineSettings
+from holdfast.node.watchman import Order
 
 from .two_nodes import SCENARIO_SECONDS_MAX, Machine, TwoNodes, wait_until
 
@@ -205,6 +206,20 @@ def test_what_was_proved_while_nobody_heard_is_proved_again(tmp_path: Path) -> N
         main.bus.connected = True
         await wait_until(lambda: main.serves, lambda: main.node.reason)
         assert main.site.store.state().last > last
+
+    run(tmp_path, scenario)
+
+
+def test_a_copy_that_lacks_files_does_not_take_over_by_itself(tmp_path: Path) -> None:
+    """They are on the primary only, or far back in the log: promoted, this copy would be the truth without them."""
+
+    async def scenario(main: Guarded, backup: Guarded, relay: Guarded) -> None:
+        backup.node.copying.lacking = 4
+        main.bus.connected = False
+        await wait_until(lambda: "not whole" in backup.node.decided.reason, lambda: backup.node.decided.reason)
+        assert backup.node.decided.order == Order.ASK
+        backup.node.copying.lacking = 0
+        await wait_until(lambda: backup.serves, lambda: backup.node.decided.reason)
 
     run(tmp_path, scenario)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from holdfast.apply.heal import heal
 from holdfast.apply.recovery import Settlement
 from holdfast.changes.names import MachineName, Sequence
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, Unreachable
 from holdfast.node.copies import copy_words
 from holdfast.node.returned import report_unlogged
 from holdfast.node.roles import Role, Row
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from holdfast.node.node import Node
 
 KEPT_NAMED_MAX: Final = 50
+HEAL_SECONDS: Final = 5.0
+"""Between two tries to fetch what is wrong here from a primary that is not there."""
 
 
 class Copying:
@@ -25,6 +28,8 @@ class Copying:
         self._node = node
         self.reseed = ""
         """Why this copy must be compared with the primary before it can follow again; empty when it need not."""
+        self.lacking = 0
+        """Files that a recovery found wrong here and that are being fetched from the primary."""
         self.drained_to = Sequence(0)
         """What was the log's last record when the last drain began."""
 
@@ -94,23 +99,41 @@ class Copying:
         spots = [(oddity.tree, oddity.path) for oddity in settlement.differing]
         if spots:
             node.world.history.record(f"{len(spots)} files differ after the recovery", "they are fetched anew")
+            self.lacking = len(spots)
             node.spawn(self._heal(spots))
 
     async def _heal(self, spots: list[tuple[str, bytes]]) -> None:
-        node = self._node
-        if node.standby is None or node.peer is None or node.primary_name is None:
+        """Until they are there, or this copy is no standby's any more. A primary that is not there is waited for:
+        meanwhile a person may make this machine the primary as it is."""
+        node, said = self._node, ""
+        standby = node.standby
+        while standby is not None and node.standby is standby:
+            try:
+                left = await self._healed(standby, spots)
+            except HoldfastError as error:
+                if error.message != said:
+                    said = error.message
+                    node.world.history.record("healing failed", said)
+                if error.retry or isinstance(error, Unreachable):
+                    await asyncio.sleep(HEAL_SECONDS)
+                    continue
+                left = len(spots)
+            if node.standby is standby:
+                self.lacking = left
+                if left:
+                    self.reseed = f"{left} files differ after a recovery and could not be fetched one by one"
+                    node.look_again()
             return
-        trees = {str(tree.name): tree for tree in node.standby.trees}
-        peer, follow = node.peer.exchange_with(node.primary_name), node.standby.follow
-        try:
-            report = await heal(peer, follow.paused, trees, node.world.new_aside(), spots)
-            left = len(report.left)
-        except HoldfastError as error:
-            node.world.history.record("healing failed", error.message)
-            left = len(spots)
-        if left:
-            self.reseed = f"{left} files differ after a recovery and could not be fetched one by one"
-            node.look_again()
+
+    async def _healed(self, standby: Standby, spots: list[tuple[str, bytes]]) -> int:
+        """How many are left. Raises HoldfastError."""
+        node = self._node
+        if node.peer is None or node.primary_name is None:
+            raise Unreachable("there is no primary to fetch from")
+        trees = {str(tree.name): tree for tree in standby.trees}
+        peer = node.peer.exchange_with(node.primary_name)
+        report = await heal(peer, standby.follow.paused, trees, node.world.new_aside(), spots)
+        return len(report.left)
 
     async def drain(self, timeout_seconds: float) -> str:
         """As a standby: apply everything the log has now; at intervals, every copy that is whole."""
@@ -130,6 +153,7 @@ class Copying:
         """As neither: follow the log from where the index stands."""
         node = self._node
         assert node.log is not None
+        self.lacking = 0
         node.standby = Standby(
             node.world,
             node.open_index(),

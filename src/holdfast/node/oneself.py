@@ -28,11 +28,16 @@ def facts_of_self(node: Node, rests_until: float = 0.0) -> Self:
         paused=bool(node.world.local.state.paused),
         paused_at=node.orders.paused_at,
         applied=follow.applied.sequence if follow is not None else 0,
-        blocked=follow.blocked_because if follow is not None else "",
+        blocked=follow.blocked_because or _lacking(node) if follow is not None else "",
         takeovers=tuple(node.takeovers),
         rests_until=rests_until,
         away_seconds=_away_seconds(node),
     )
+
+
+def _lacking(node: Node) -> str:
+    lacking = node.copying.lacking
+    return f"{lacking} files of this copy are being fetched from the primary" if lacking else ""
 
 
 def _away_seconds(node: Node) -> float:

@@ -532,6 +532,9 @@ def _own_warnings(node: Node) -> list[Warned]:
         warned.append(
             Warned(f"software differs from the primary's: {software[0]}{more}", "Install the same.", "own:software")
         )
+    if node.standby is not None and node.copying.lacking:
+        what = f"{node.copying.lacking} files of this copy are wrong and being fetched from the primary"
+        warned.append(Warned(what, "It does not take over by itself until they are there.", "own:lacking"))
     if node.standby is not None and node.standby.follow.blocked_because:
         warned.append(
             Warned(node.standby.follow.blocked_because, "Free space: applying goes on by itself.", "own:blocked")
