@@ -51,6 +51,16 @@ def test_who_ignores_the_question_is_killed_after_the_grace(started: list[subpro
     assert processes.seen(pid) is None
 
 
+def test_who_is_no_longer_known_by_its_program_is_waited_for_all_the_same(
+    started: list[subprocess.Popen[bytes]],
+) -> None:
+    """A process on its way out has no program any more, and its sockets still listen."""
+    pid = start(started, STUBBORN)
+    looks = iter([only(pid)])
+    asyncio.run(processes.end(lambda: next(looks, []), "test", grace_seconds=0.2))
+    assert processes.seen(pid) is None
+
+
 def test_a_stranger_in_the_same_group_is_spared(started: list[subprocess.Popen[bytes]]) -> None:
     """As when a script keeps a master and something else in the foreground of its own group."""
     leader = start(started, STUBBORN)

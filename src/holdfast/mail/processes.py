@@ -131,19 +131,33 @@ async def gone(who: Callable[[], list[Seen]], *, seconds_max: float) -> bool:
     return True
 
 
+def _same(process: Seen) -> bool:
+    now = seen(process.pid)
+    return now is not None and now.started == process.started
+
+
 async def end(who: Callable[[], list[Seen]], name: str, *, grace_seconds: float) -> None:
     """Ask all processes that *who* finds to leave, kill those that have not within *grace_seconds* (0: kill at once).
+
+    On return what they listened at is free. A process that ends gives up its memory, by which its program is known,
+    before it closes its files: so one that was found is waited for by its number.
 
     Raises ServiceFailed when one is still there after :data:`KILL_SECONDS_MAX`.
     """
     began = time.monotonic()
-    if not (left := who()):
+    known: dict[int, Seen] = {}
+
+    def still() -> list[Seen]:
+        known.update((process.pid, process) for process in who())
+        return [process for process in known.values() if _same(process)]
+
+    if not (left := still()):
         return
     if grace_seconds > 0:
         signal_all(left, signal.SIGTERM)
         while left and time.monotonic() - began < grace_seconds:
             await asyncio.sleep(_POLL_SECONDS)
-            left = who()
+            left = still()
     killed_at = time.monotonic()
     while left:
         signal_all(left, signal.SIGKILL)
@@ -154,4 +168,4 @@ async def end(who: Callable[[], list[Seen]], name: str, *, grace_seconds: float)
                 hint="A process that cannot be killed waits for a disk or a network filesystem: power the machine off.",
             )
         await asyncio.sleep(_POLL_SECONDS)
-        left = who()
+        left = still()
