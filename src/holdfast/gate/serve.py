@@ -203,16 +203,13 @@ class LmtpGate:
         doubtful = self.deliveries.doubtful(DOUBTFUL_SECONDS)
         if not doubtful:
             return
-
-        async def clear(delivery: bytes, recipient: bytes) -> None:
+        while not await self._server_answers():  # noqa: ASYNC110  # another process: there is no event
+            await asyncio.sleep(ANSWERS_SECONDS)
+        for delivery, recipient in doubtful:  # one by one: everything else is starting here, too
             try:
                 await self.has(delivery, recipient)
             except HoldfastError as error:
                 _log.warning("was %s delivered? It is asked again when it comes: %s", delivery.decode(), error)
-
-        while not await self._server_answers():  # noqa: ASYNC110  # another process: there is no event
-            await asyncio.sleep(ANSWERS_SECONDS)
-        await asyncio.gather(*(clear(*pair) for pair in doubtful))
 
     async def _server_answers(self) -> bool:
         place = self.server
